@@ -1,0 +1,239 @@
+/* The exit loop: KVM_RUN, one trace record per access, and back to Python only where Python must act. */
+
+static uint64_t pykvm_tsc(void) { return __rdtsc(); }
+
+static long pykvm_ioctl(int fd, unsigned long request, void *argument)
+{
+    long result = ioctl(fd, request, argument);
+    return result < 0 ? -errno : result;
+}
+
+static struct pykvm_loop *pykvm_loop_create(int fd, size_t mapped_bytes, uint8_t vcpu, struct pykvm_ram *ram)
+{
+    struct kvm_run *run = mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (run == MAP_FAILED) return NULL;
+    struct pykvm_loop *loop = calloc(1, sizeof *loop);
+    uint8_t *tables = calloc(65536, 6);
+    if (!loop || !tables) {
+        free(loop); free(tables); munmap(run, mapped_bytes);
+        errno = ENOMEM;
+        return NULL;
+    }
+    loop->fd = fd; loop->run = run; loop->mapped_bytes = mapped_bytes; loop->vcpu = vcpu; loop->ram = ram;
+    loop->latched = (uint32_t *)tables; loop->post = tables + 65536 * 4; loop->latch = tables + 65536 * 5;
+    loop->budget = UINT64_MAX;
+    run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+    return loop;
+}
+
+static void pykvm_loop_destroy(struct pykvm_loop *loop)
+{
+    if (loop->deadline_owner) timer_delete(loop->deadline);
+    if (loop->flush_owner) timer_delete(loop->flush);
+    munmap(loop->run, loop->mapped_bytes);
+    free(loop->latched);
+    free(loop);
+}
+
+static void arm_flush(struct pykvm_loop *loop)
+{
+    if (loop->flush_armed) return;
+    loop->flush_armed = !set_timer(&loop->flush, &loop->flush_owner, loop->tid, FLUSH_NS, FLUSH_NS);
+}
+
+/* Serve the next element of an access. Returns its key when Python must act, else -1. */
+static int64_t serve(struct pykvm_loop *loop)
+{
+    uint32_t size = loop->size, port = loop->element_address;
+    int write = loop->element_key & 1, memory = loop->element_key & 2;
+    uint8_t *at = loop->element, flags = loop->flags;
+    struct pykvm_record *entry;
+
+    loop->data = 0;
+    if (write) memcpy(&loop->data, at, size);
+    loop->address = loop->element_address;
+    loop->element += size;
+    loop->remaining--;
+    entry = record(loop, memory ? KVM_EXIT_MMIO : KVM_EXIT_IO, loop->address, loop->data, size, flags);
+    if (memory) {
+        if (!write) loop->answer = at;
+    } else if (write) {
+        if (loop->post[port] == size) {
+            entry->flags |= RECORD_FAST;
+            loop->posted = loop->head;
+            arm_flush(loop);
+            return -1;
+        }
+    } else if (loop->latch[port] == size) {
+        entry->flags |= RECORD_FAST;
+        entry->data = loop->latched[port];
+        memcpy(at, &loop->latched[port], size);
+        return -1;
+    } else {
+        loop->answer = at;
+    }
+    loop->answer_slot = loop->head - 1;
+    return loop->element_key;
+}
+
+/* Hand the answer of the read that Python served to KVM and to the trace. */
+static void pykvm_deliver(struct pykvm_loop *loop)
+{
+    if (!loop->answer) return;
+    if (loop->size < 8) loop->data &= (1ull << 8 * loop->size) - 1;
+    memcpy(loop->answer, &loop->data, loop->size);
+    slot(loop, loop->answer_slot)->data = loop->data;
+    loop->answer = NULL;
+}
+
+static void begin(struct pykvm_loop *loop, uint8_t *first, uint64_t address, uint32_t size, uint32_t count,
+                  int write, int memory)
+{
+    loop->element = first; loop->element_address = address; loop->size = size; loop->remaining = count;
+    loop->flags = (write ? RECORD_WRITE : 0) | (count > 1 ? RECORD_STRING : 0);
+    loop->element_key = (int64_t)(address << 8 | size << 4 | (memory ? 2 : 0) | (write ? 1 : 0));
+    loop->unsettled = 1;
+}
+
+/* What a record of an exit that is no access says in `address` and `data`. */
+static void exit_detail(const struct kvm_run *run, uint64_t *address, uint64_t *data)
+{
+    *address = *data = 0;
+    switch (run->exit_reason) {
+    case KVM_EXIT_INTERNAL_ERROR: *address = run->internal.suberror; *data = run->internal.ndata; break;
+    case KVM_EXIT_FAIL_ENTRY: *address = run->fail_entry.hardware_entry_failure_reason; break;
+    case KVM_EXIT_DEBUG: *address = run->debug.arch.exception; *data = run->debug.arch.dr6; break;
+    case KVM_EXIT_X86_RDMSR: case KVM_EXIT_X86_WRMSR: *address = run->msr.index; *data = run->msr.data; break;
+    case KVM_EXIT_HYPERCALL: *address = run->hypercall.nr; break;
+    case KVM_EXIT_SYSTEM_EVENT: *address = run->system_event.type; break;
+    case KVM_EXIT_UNKNOWN: *address = run->hw.hardware_exit_reason; break;
+    }
+}
+
+static int64_t hold(struct pykvm_loop *loop, int64_t key)
+{
+    if (loop->posted <= loop->replayed) return key;
+    loop->held = key;
+    return PYKVM_REPLAY;
+}
+
+static int64_t failed(struct pykvm_loop *loop)
+{
+    if (errno != EINTR && errno != EAGAIN) {
+        loop->error = errno;
+        return PYKVM_ERROR;
+    }
+    atomic_store(&loop->kicked, 0);
+    loop->run->immediate_exit = 0;
+    if (loop->flush_armed && loop->posted <= loop->replayed) {
+        loop->flush_armed = 0;
+        set_timer(&loop->flush, &loop->flush_owner, loop->tid, 0, 0);
+    }
+    return PYKVM_INTERRUPTED;
+}
+
+static int64_t step(struct pykvm_loop *loop)
+{
+    struct kvm_run *run = loop->run;
+    for (;;) {
+        if (loop->head + SLOTS_PER_ACCESS > loop->limit) return PYKVM_FULL;
+        if (!loop->budget) return PYKVM_BUDGET;
+        if (loop->remaining) {
+            int64_t key = serve(loop);
+            if (key >= 0) return key;
+            continue;
+        }
+        loop->unsettled = 0;
+        if (ioctl(loop->fd, KVM_RUN, 0) < 0) return failed(loop);
+        note_cpu(loop);
+        loop->code = find_code(loop);
+        if (run->exit_reason == KVM_EXIT_IO) {
+            begin(loop, (uint8_t *)run + run->io.data_offset, run->io.port, run->io.size, run->io.count,
+                  run->io.direction == KVM_EXIT_IO_OUT, 0);
+        } else if (run->exit_reason == KVM_EXIT_MMIO) {
+            begin(loop, run->mmio.data, run->mmio.phys_addr, run->mmio.len, 1, run->mmio.is_write, 1);
+        } else {
+            uint64_t address, data;
+            exit_detail(run, &address, &data);
+            record(loop, run->exit_reason, address, data, 0, 0);
+            return PYKVM_EXIT;
+        }
+    }
+}
+
+/* Run the guest until Python must act. Returns the key of an access,
+ *     address << 8 | size << 4 | memory << 1 | write
+ * or one of the negative numbers above. A read is answered by setting `data` before the next call. */
+static int64_t pykvm_run(struct pykvm_loop *loop)
+{
+    int64_t key = loop->held;
+    if (key) {
+        if (loop->posted > loop->replayed) return PYKVM_REPLAY;
+        loop->held = 0;
+        return key;
+    }
+    pykvm_deliver(loop);
+    if (!loop->owner_tid || !pthread_equal(loop->owner, pthread_self())) {
+        loop->owner = pthread_self();
+        loop->owner_tid = gettid();
+    }
+    int place = enter_running(loop->run, loop->owner_tid, loop->place);
+    if (place < 0) { loop->error = EAGAIN; return PYKVM_ERROR; }
+    loop->place = place;
+    atomic_store(&loop->tid, loop->owner_tid);
+    key = step(loop);
+    atomic_store(&loop->tid, 0);
+    leave_running(place);
+    return hold(loop, key);
+}
+
+/* Take the next run of posted writes that have one key: their values go to `values`, the key to replay_key.
+ * Returns how many; 0 when none are left. */
+static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uint32_t most)
+{
+    uint32_t count = 0;
+    for (; loop->replayed < loop->posted && count < most; loop->replayed++) {
+        struct pykvm_record *entry = slot(loop, loop->replayed);
+        if (entry->kind == PYKVM_RECORD_CODE) { loop->replayed++; continue; }
+        if (entry->kind != KVM_EXIT_IO || (entry->flags & (RECORD_FAST | RECORD_WRITE)) != (RECORD_FAST | RECORD_WRITE))
+            continue;
+        uint64_t key = entry->address << 8 | entry->size << 4 | 1;
+        if (count && key != loop->replay_key) break;
+        loop->replay_key = key;
+        values[count++] = entry->data;
+    }
+    return count;
+}
+
+/* Complete the access in KVM without running guest code, so that the registers are those after it. Returns 0,
+ * 1 when KVM reported another exit instead, or -errno (EBUSY inside a string instruction). */
+static int pykvm_settle(struct pykvm_loop *loop)
+{
+    if (loop->remaining || loop->held) return -EBUSY;
+    pykvm_deliver(loop);
+    if (!loop->unsettled) return 0;
+    loop->unsettled = 0;
+    loop->run->immediate_exit = 1;
+    int result = ioctl(loop->fd, KVM_RUN, 0);
+    int error = errno;
+    loop->run->immediate_exit = 0;
+    if (atomic_load(&loop->kicked)) loop->run->immediate_exit = 1;
+    return result == 0 ? 1 : error == EINTR ? 0 : -error;
+}
+
+/* Make pykvm_run() return PYKVM_INTERRUPTED soon, from any thread. */
+static void pykvm_kick(struct pykvm_loop *loop)
+{
+    atomic_store(&loop->kicked, 1);
+    loop->run->immediate_exit = 1;
+    int tid = atomic_load(&loop->tid);
+    if (tid) syscall(SYS_tgkill, getpid(), tid, kick_signal());
+}
+
+/* Interrupt the calling thread's runs from `nanoseconds` on, again and again; 0 ends that. 0 or -errno. */
+static int pykvm_deadline(struct pykvm_loop *loop, uint64_t nanoseconds)
+{
+    if (!nanoseconds && !loop->deadline_owner) return 0;
+    return set_timer(&loop->deadline, &loop->deadline_owner, nanoseconds ? gettid() : loop->deadline_owner,
+                     nanoseconds, FLUSH_NS);
+}

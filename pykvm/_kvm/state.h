@@ -1,0 +1,53 @@
+/* What the loop keeps about a vCPU; Python sees the part that loop.cdef declares. */
+
+#define RECORD_WRITE 1       /* the guest wrote; else it read */
+#define RECORD_FAST 2        /* served by the port tables, Python not asked */
+#define RECORD_STRING 4      /* an element of a string instruction that KVM reported as one exit */
+#define PYKVM_RECORD_CODE 255
+#define NO_CODE UINT32_MAX        /* the bytes around rip are not in guest RAM */
+
+#define PYKVM_REPLAY (-1)       /* posted writes wait: take them, then run again */
+#define PYKVM_FULL (-2)         /* the window is full: give another one, then run again */
+#define PYKVM_INTERRUPTED (-3)  /* a signal, a kick or a deadline */
+#define PYKVM_BUDGET (-4)       /* as many records as were allowed */
+#define PYKVM_ERROR (-5)        /* KVM_RUN failed: see error */
+#define PYKVM_EXIT (-6)         /* an exit that is no access: see run->exit_reason */
+
+#define PYKVM_CODE_BEFORE 32    /* bytes of a code window before rip */
+#define PYKVM_CODE_BYTES 48     /* and in all: the rest holds one instruction of 15 bytes */
+#define SLOTS_PER_ACCESS 3      /* a record and the two slots of a code window */
+#define FLUSH_NS 10000000       /* how long a posted write may wait while the guest does not exit */
+
+struct seen_code { uint64_t rip, cr3, slot; const uint8_t *at; uint16_t cs; uint8_t mode, bytes[8]; };
+#define SEEN_MAX 1024
+
+struct pykvm_loop {
+    uint64_t data, address, budget, head;
+    int error, unsettled;
+    uint64_t counts[64], replay_key;
+    struct kvm_run *run;
+    uint8_t *post, *latch;
+    uint32_t *latched;
+    /* ---- not seen by Python */
+    struct pykvm_record *window;
+    uint64_t base, mask, limit, code_since, *published;
+    uint64_t replayed, posted;      /* slots: first not taken, after the last posted */
+    int64_t held;                   /* key to return once the posted writes are taken */
+    uint8_t *element, *answer;      /* next element of the access; where the read's answer goes */
+    uint64_t answer_slot, element_address;
+    uint32_t remaining, count, size;
+    uint32_t code;
+    int64_t element_key;
+    uint64_t rip;
+    uint16_t cs;
+    uint8_t mode, vcpu, flags;
+    int fd, place, flush_armed;
+    size_t mapped_bytes;
+    struct pykvm_ram *ram;
+    _Atomic int tid, kicked;        /* thread in the loop now, 0 none; kick not yet reported */
+    pthread_t owner;
+    int owner_tid;                  /* of the thread that ran last */
+    timer_t deadline, flush;
+    int deadline_owner, flush_owner;
+    struct seen_code seen[SEEN_MAX];
+};

@@ -1,0 +1,219 @@
+"""A vCPU of KVM: runs the guest and asks a dispatch table for answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from pykvm._kvm import ffi, lib
+from pykvm.accel.kvm.exits import decode_exit
+from pykvm.accel.kvm.ioctl import CData
+from pykvm.accel.kvm.registers import from_kvm_regs, from_kvm_sregs, store_sregs, to_kvm_regs
+from pykvm.accel.kvm.vcpu_file import VcpuFile
+from pykvm.errors import KvmError
+from pykvm.model.access import Access
+from pykvm.model.exits import Exit, Interrupted, LimitReached
+from pykvm.model.registers import Registers, SystemRegisters
+
+if TYPE_CHECKING:
+    from pykvm.accel import AccessTable, RecordSink
+
+__all__ = ["KvmVcpu"]
+
+_WRITE = 1
+_POSTED_AT_ONCE = 4096
+_NO_BUDGET = (1 << 64) - 1
+_KINDS = 64
+
+
+class KvmVcpu:
+    """One vCPU; made by `KvmVm`. It belongs to the thread that runs it, except for `kick`.
+
+    Args:
+        file: the vCPU's ioctls.
+        mapped_bytes: size of its shared page.
+        index: its number.
+        ram: `struct pykvm_ram` of the VM.
+    """
+
+    def __init__(self, file: VcpuFile, mapped_bytes: int, index: int, ram: CData) -> None:
+        self.file = file
+        self.index = index
+        self._ram = ram
+        self._loop = lib.pykvm_loop_create(file.fd, mapped_bytes, index, ram)
+        if self._loop == ffi.NULL:
+            raise KvmError("mmap of the vCPU", ffi.errno or errno.ENOMEM, "could not map its shared page: the host is out of memory")
+        self._values = ffi.new("uint32_t[]", _POSTED_AT_ONCE)
+        self._sink: RecordSink | None = None
+        self._window: tuple[CData, CData] | None = None
+
+    # ---- running
+
+    def run(self, dispatch: AccessTable) -> Exit:
+        """Run the guest, answering its accesses from `dispatch`, until it stops for another reason.
+
+        Returns:
+            the exit; `Interrupted` after a signal, a kick or the deadline, `LimitReached` after the budget.
+
+        Raises:
+            KvmError: KVM could not go on.
+            Exception: whatever an answering device raised; the guest is still at that access.
+        """
+        enter, loop = lib.pykvm_run, self._loop
+        while True:
+            while (key := enter(loop)) >= 0:
+                if key & _WRITE:
+                    dispatch[key](loop.data)
+                else:
+                    loop.data = dispatch[key]()
+            exit = self._other(key, dispatch)
+            if exit is not None:
+                return exit
+
+    def run_one(self, dispatch: AccessTable) -> Exit:
+        """Run the guest to its next exit of any kind and return it; an access has been answered by then."""
+        loop = self._loop
+        while True:
+            key = lib.pykvm_run(loop)
+            if key >= 0:
+                if key & _WRITE:
+                    value = loop.data
+                    dispatch[key](value)
+                else:
+                    loop.data = dispatch[key]()
+                    lib.pykvm_deliver(loop)
+                    value = loop.data
+                return Access.from_key(key, value)
+            exit = self._other(key, dispatch)
+            if exit is not None:
+                return exit
+
+    def _other(self, key: int, dispatch: AccessTable) -> Exit | None:
+        """Return the exit behind a negative key, or None once it is dealt with."""
+        loop = self._loop
+        if key == lib.PYKVM_REPLAY:
+            while count := lib.pykvm_take_posted(loop, self._values, _POSTED_AT_ONCE):
+                dispatch.replay(loop.replay_key, self._values[0:count])
+            return None
+        if key == lib.PYKVM_FULL:
+            self._advance()
+            return None
+        if key == lib.PYKVM_INTERRUPTED:
+            return Interrupted()
+        if key == lib.PYKVM_BUDGET:
+            return LimitReached()
+        if key == lib.PYKVM_ERROR:
+            raise KvmError("KVM_RUN", loop.error, _RUN_ERRORS.get(loop.error, ""))
+        return decode_exit(loop.run)
+
+    def kick(self) -> None:
+        """Make `run` return `Interrupted` soon; from any thread, or from a device that is answering."""
+        if self._loop:
+            lib.pykvm_kick(self._loop)
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Interrupt runs on this thread from `seconds` from now on, even of a guest that never exits; None: never."""
+        nanoseconds = 0 if seconds is None else max(1, int(min(seconds, 1e9) * 1e9))
+        result = lib.pykvm_deadline(self._loop, nanoseconds)
+        if result < 0:
+            raise OSError(-result, f"no timer for the deadline: {os.strerror(-result)}")
+
+    def set_budget(self, records: int | None) -> None:
+        """Return `LimitReached` after so many more records; None: never."""
+        self._loop.budget = _NO_BUDGET if records is None else records
+
+    # ---- recording
+
+    def record_to(self, sink: RecordSink) -> None:
+        """Write the records of all coming exits to `sink`."""
+        self._sink = sink
+        self._advance()
+
+    def _advance(self) -> None:
+        sink = self._sink
+        if sink is None:
+            raise RuntimeError("record_to() comes before run()")
+        window = sink.advance(self._loop.head)
+        buffer, counter = ffi.from_buffer(window.buffer), ffi.from_buffer(sink.counter)
+        lib.pykvm_record_into(
+            self._loop,
+            ffi.cast("char *", buffer) + window.offset,
+            window.base,
+            window.mask,
+            ffi.cast("uint64_t *", ffi.cast("char *", counter) + sink.counter_offset),
+            window.limit,
+            window.code_since,
+        )
+        self._window = buffer, counter
+
+    @property
+    def slots_written(self) -> int:
+        """Slots of the trace written so far."""
+        return int(self._loop.head)
+
+    def counts(self) -> dict[int, int]:
+        """Return the records so far by KVM exit reason."""
+        counts = self._loop.counts
+        return {reason: counts[reason] for reason in range(_KINDS) if counts[reason]}
+
+    def post_port(self, port: int, size: int) -> None:
+        """Let the loop collect writes of `size` bytes to `port`; 0 for none."""
+        self._loop.post[port] = size
+
+    def latch_port(self, port: int, size: int, value: int) -> None:
+        """Let the loop answer reads of `size` bytes from `port` with `value`; size 0 for none."""
+        self._loop.latched[port] = value
+        self._loop.latch[port] = size
+
+    # ---- registers
+
+    @property
+    def rip_at_exit(self) -> int:
+        """RIP as KVM left it at the last exit: on the instruction or past it, depending on the KVM."""
+        return int(self._loop.run.s.regs.regs.rip)
+
+    def settle(self) -> None:
+        """Let KVM complete the access that was just answered, so that the registers are those after it."""
+        result = lib.pykvm_settle(self._loop)
+        if result < 0 and result != -errno.EBUSY:
+            raise KvmError("KVM_RUN", -result, "could not complete the last access")
+
+    def registers(self) -> Registers:
+        """Return the general registers, after the last access."""
+        self.settle()
+        return from_kvm_regs(self.file.get_regs())
+
+    def set_registers(self, registers: Registers) -> None:
+        """Set the general registers."""
+        self.settle()
+        self.file.set_regs(to_kvm_regs(registers))
+
+    def system_registers(self) -> SystemRegisters:
+        """Return segments, tables and control registers."""
+        self.settle()
+        return from_kvm_sregs(self.file.get_sregs())
+
+    def set_system_registers(self, system: SystemRegisters) -> None:
+        """Set segments, tables and control registers."""
+        self.settle()
+        sregs = self.file.get_sregs()
+        store_sregs(system, sregs)
+        self.file.set_sregs(sregs)
+
+    def close(self) -> None:
+        """Destroy the vCPU. Idempotent."""
+        if self._loop:
+            lib.pykvm_loop_destroy(self._loop)
+            self._loop = ffi.NULL
+            self._window = None
+            self.file.close()
+
+
+_RUN_ERRORS = {
+    errno.EFAULT: "the guest touched memory that the host took away from the process",
+    errno.ENOSPC: "the VM has no memory",
+    errno.EIO: "a VM runs only in the process that made it: create it after fork()",
+    errno.ENOMEM: "the host is out of memory",
+    errno.EAGAIN: "too many vCPUs run in this process at once",
+}

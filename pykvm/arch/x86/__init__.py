@@ -1,0 +1,1 @@
+"""x86: start states, descriptor and page tables, memory layout."""

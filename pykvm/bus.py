@@ -1,0 +1,245 @@
+"""From an address to a device: disjoint ranges, whole accesses only, and a policy for what nobody claims."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from pykvm.errors import ConfigurationError
+from pykvm.model.access import Access, Space
+
+__all__ = ["Bus", "BusDevice", "Dispatch", "Mapping", "float_high"]
+
+SPACE_BYTES = {Space.PIO: 1 << 16, Space.MMIO: 1 << 52}
+MAX_REMEMBERED = 1 << 14
+
+
+class BusDevice(Protocol):
+    """What the bus asks of a device; `pykvm.Device` has it."""
+
+    @property
+    def name(self) -> str:
+        """Name in traces."""
+
+    @property
+    def access_bytes(self) -> int:
+        """Widest access that reaches the device whole."""
+
+    def read(self, offset: int, size: int) -> int:
+        """Return what the guest reads."""
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take what the guest wrote."""
+
+    def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
+        """Take a run of writes to one offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A device at its place.
+
+    Attributes:
+        device: the device.
+        space: ports or memory.
+        address: of the range's first byte.
+        size: bytes.
+    """
+
+    device: BusDevice
+    space: Space
+    address: int
+    size: int
+
+
+def float_high(access: Access) -> int:
+    """Return all ones: what a PC's undriven data lines read as. A write goes nowhere."""
+    return (1 << 8 * access.size) - 1
+
+
+class Bus:
+    """The address map of one machine.
+
+    Args:
+        unmapped: called for an access that no device takes whole, with the `Access`; returns what a read gives.
+            It may raise to stop the machine at that access.
+    """
+
+    def __init__(self, unmapped: Callable[[Access], int] = float_high) -> None:
+        self.unmapped = unmapped
+        self._maps: dict[Space, list[Mapping]] = {space: [] for space in Space}
+        self._starts: dict[Space, list[int]] = {space: [] for space in Space}
+
+    @property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """All mappings, ports first, by address."""
+        return tuple(mapping for space in Space for mapping in self._maps[space])
+
+    def attach(self, device: BusDevice, space: Space, address: int, size: int) -> Mapping:
+        """Put `device` at `address` .. `address + size - 1`.
+
+        Raises:
+            ConfigurationError: the range is empty, leaves its address space, or touches another device's.
+        """
+        if size <= 0 or address < 0 or address + size > SPACE_BYTES[space]:
+            raise ConfigurationError(
+                f"device {device.name!r} at {space.value}:{address:#x}+{size:#x}: must lie within 0 to {SPACE_BYTES[space] - 1:#x}"
+            )
+        starts, maps = self._starts[space], self._maps[space]
+        at = bisect_right(starts, address)
+        for other in maps[max(at - 1, 0) : at + 1]:
+            if other.address < address + size and address < other.address + other.size:
+                raise ConfigurationError(
+                    f"device {device.name!r} at {space.value}:{address:#x}+{size:#x}: overlaps {other.device.name!r} "
+                    f"at {other.address:#x}+{other.size:#x}; choose another address"
+                )
+        mapping = Mapping(device, space, address, size)
+        starts.insert(at, address)
+        maps.insert(at, mapping)
+        return mapping
+
+    def find(self, space: Space, address: int, size: int) -> Mapping | None:
+        """Return the mapping that holds the whole access, or None. A straddling access belongs to nobody."""
+        at = bisect_right(self._starts[space], address)
+        if not at:
+            return None
+        mapping = self._maps[space][at - 1]
+        return mapping if address + size <= mapping.address + mapping.size else None
+
+    def handler(self, access: Access) -> Callable[..., Any]:
+        """Return what answers accesses like `access`: takes the value if it is a write, returns it if a read.
+
+        An access wider than the device's data lines reaches it in pieces, lowest address first, as on an ISA bus.
+        """
+        mapping = self.find(access.space, access.address, access.size)
+        if mapping is None:
+            return partial(self._write_unmapped, access) if access.is_write else partial(self.unmapped, access)
+        device, offset, size = mapping.device, access.address - mapping.address, access.size
+        width = device.access_bytes
+        if size <= width:
+            return partial(device.write if access.is_write else device.read, offset, size)
+        return partial(_write_pieces if access.is_write else _read_pieces, device, width, offset, size)
+
+    def _write_unmapped(self, access: Access, value: int) -> None:
+        self.unmapped(Access(access.space, access.address, access.size, True, value))
+
+
+def _write_pieces(device: BusDevice, width: int, offset: int, size: int, value: int) -> None:
+    for at in range(0, size, width):
+        piece = min(width, size - at)
+        device.write(offset + at, piece, value >> 8 * at & (1 << 8 * piece) - 1)
+
+
+def _read_pieces(device: BusDevice, width: int, offset: int, size: int) -> int:
+    value = 0
+    for at in range(0, size, width):
+        piece = min(width, size - at)
+        value |= (device.read(offset + at, piece) & (1 << 8 * piece) - 1) << 8 * at
+    return value
+
+
+class Dispatch(dict[int, Callable[..., Any]]):
+    """Access key -> what answers it. A miss asks the bus once and is remembered, up to a bound: the guest chooses keys."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__()
+        self.bus = bus
+
+    def __missing__(self, key: int) -> Callable[..., Any]:
+        handler = self.bus.handler(Access.from_key(key))
+        if len(self) >= MAX_REMEMBERED:
+            self.clear()
+        self[key] = handler
+        return handler
+
+    def replay(self, key: int, values: Sequence[int]) -> None:
+        """Bring a run of posted writes with one key to their device."""
+        access = Access.from_key(key)
+        mapping = self.bus.find(access.space, access.address, access.size)
+        if mapping is not None:
+            mapping.device.replay(access.address - mapping.address, access.size, values)
+
+
+class PortTables(Protocol):
+    """The exit loop's tables of ports that it serves by itself."""
+
+    def post_port(self, port: int, size: int) -> None:
+        """Post writes of `size` bytes to `port`; 0 for none."""
+
+    def latch_port(self, port: int, size: int, value: int) -> None:
+        """Answer reads of `size` bytes from `port` with `value`; size 0 for none."""
+
+
+class FastPorts:
+    """Which ports the exit loop may serve by itself, as the devices declare them; can be off as a whole.
+
+    With the tables off every access reaches Python before the guest goes on; the guest sees no difference.
+    """
+
+    def __init__(self, tables: PortTables) -> None:
+        self._tables = tables
+        self._posted: dict[int, int] = {}
+        self._latched: dict[int, tuple[int, int]] = {}
+        self._enabled = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the tables are in force."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        if on == self._enabled:
+            return
+        self._enabled = on
+        for port, size in self._posted.items():
+            self._tables.post_port(port, size if on else 0)
+        for port, (size, value) in self._latched.items():
+            self._tables.latch_port(port, size if on else 0, value)
+
+    def post(self, port: int, size: int) -> None:
+        """Post writes of `size` bytes to `port`; 0 takes it back."""
+        if self._posted.get(port, 0) != size:
+            self._posted[port] = size
+            if self._enabled:
+                self._tables.post_port(port, size)
+
+    def latch(self, port: int, size: int, value: int) -> None:
+        """Answer reads of `size` bytes from `port` with `value`; size 0 takes it back."""
+        if self._latched.get(port, (0, 0)) != (size, value):
+            self._latched[port] = (size, value)
+            if self._enabled:
+                self._tables.latch_port(port, size, value)
+
+    def at(self, base: int) -> FastRange:
+        """Return the seam for a device at port `base`."""
+        return FastRange(self, base)
+
+
+class FastRange:
+    """`FastPorts` as one device sees it: by offset."""
+
+    __slots__ = ("_base", "_ports")
+
+    def __init__(self, ports: FastPorts, base: int) -> None:
+        self._ports = ports
+        self._base = base
+
+    def post(self, offset: int, size: int) -> None:
+        """Let writes of `size` bytes be replayed later, in order."""
+        self._ports.post(self._base + offset, size)
+
+    def unpost(self, offset: int) -> None:
+        """Take `post` back."""
+        self._ports.post(self._base + offset, 0)
+
+    def latch(self, offset: int, size: int, value: int) -> None:
+        """Let reads of `size` bytes be answered with `value`."""
+        self._ports.latch(self._base + offset, size, value)
+
+    def unlatch(self, offset: int) -> None:
+        """Take `latch` back."""
+        self._ports.latch(self._base + offset, 0, 0)

@@ -1,0 +1,204 @@
+"""What every device is: declared registers, a state, and three seams to the world.
+
+A device knows offsets from its start, never addresses; it does not know KVM, files or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import field, make_dataclass
+from typing import Any, ClassVar, Protocol
+
+from pykvm.errors import DeviceError
+from pykvm.model.register import Register
+
+__all__ = ["Device", "FastAccess"]
+
+
+class FastAccess(Protocol):
+    """The seam to the exit loop: accesses that it may serve by itself, because the device need not act at once.
+
+    Offsets are from the device's start, sizes in bytes. Nothing changes for the guest but the speed.
+    """
+
+    def post(self, offset: int, size: int) -> None:
+        """Let writes of `size` bytes be collected and replayed into the device later, in order."""
+
+    def unpost(self, offset: int) -> None:
+        """Take `post` back."""
+
+    def latch(self, offset: int, size: int, value: int) -> None:
+        """Let reads of `size` bytes be answered with `value`."""
+
+    def unlatch(self, offset: int) -> None:
+        """Take `latch` back."""
+
+
+class _NoFastAccess:
+    """For a device that is attached nowhere, or to memory: the loop serves nothing."""
+
+    def post(self, offset: int, size: int) -> None:
+        """Do nothing."""
+
+    def unpost(self, offset: int) -> None:
+        """Do nothing."""
+
+    def latch(self, offset: int, size: int, value: int) -> None:
+        """Do nothing."""
+
+    def unlatch(self, offset: int) -> None:
+        """Do nothing."""
+
+
+def _discard(data: bytes) -> None:
+    """Output that nobody asked for."""
+
+
+class Device:
+    """Base of all devices.
+
+    A subclass declares `name` and `registers`. A register without code of its own is storage: a read gives what was
+    written, reserved bits zero. A method ``read_NAME(self) -> int`` or ``write_NAME(self, value)`` gives the register
+    NAME a side effect. All that a device remembers is in `state`, a dataclass with one field per register, in lower
+    case; a subclass that remembers more declares its own class `State`.
+
+    Attributes:
+        name: short name in traces.
+        registers: the declaration.
+        access_bytes: widest access that reaches the device whole; wider ones come in pieces, lowest address first.
+        state: everything a snapshot must store.
+        output: takes bytes that leave the machine, a serial line's for example.
+        fast: accesses that the exit loop may serve by itself; set when the device is attached.
+    """
+
+    name: ClassVar[str] = ""
+    registers: ClassVar[tuple[Register, ...]] = ()
+    access_bytes: ClassVar[int] = 8
+    State: ClassVar[type[Any]]
+
+    _layout: ClassVar[dict[tuple[int, bool], tuple[Register, ...]]] = {}
+    _writable: ClassVar[dict[str, int]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls._layout, cls._writable = _lay_out(cls.registers)
+        if "State" not in cls.__dict__ and "registers" in cls.__dict__:
+            fields = [(r.name.lower(), int, field(default=r.reset)) for r in cls.registers if "r" in r.access]
+            cls.State = make_dataclass(f"{cls.__name__}State", fields)
+
+    def __init__(self, name: str | None = None, output: Callable[[bytes], None] = _discard) -> None:
+        if name is not None:
+            self.name = name  # type: ignore[misc]
+        if not self.name.isidentifier():
+            raise DeviceError(f"{type(self).__name__}: name {self.name!r} must be an identifier, such as 'com1'")
+        self.state: Any = self.State() if hasattr(type(self), "State") else None
+        self.output = output
+        self.fast: FastAccess = _NoFastAccess()
+
+    @property
+    def size(self) -> int:
+        """Bytes of address space, from the declared registers."""
+        return max((r.offset + r.size for r in self.registers), default=0)
+
+    def attached(self) -> None:
+        """Called once the device has its place and `fast`; declares the fast accesses here."""
+
+    def register_at(self, offset: int, is_write: bool) -> Register | None:
+        """Return the register that holds the byte at `offset` now, or None."""
+        for register in self._layout.get((offset, is_write), ()):
+            when = register.when
+            if when is None or getattr(self.state, when.register.lower()) & when.mask == when.value:
+                return register
+        return None
+
+    def read(self, offset: int, size: int) -> int:
+        """Return what a read of `size` bytes at `offset` gives; bytes of no register read as 0xff."""
+        register = self.register_at(offset, False)
+        if register is not None and register.offset == offset and register.size == size:
+            return self._get(register)
+        value = at = 0
+        while at < size:
+            register = self.register_at(offset + at, False)
+            if register is None:
+                value |= 0xFF << 8 * at
+                at += 1
+                continue
+            skip = offset + at - register.offset
+            taken = min(register.size - skip, size - at)
+            value |= (self._get(register) >> 8 * skip & (1 << 8 * taken) - 1) << 8 * at
+            at += taken
+        return value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take a write of `size` bytes at `offset`; bytes of no register go nowhere."""
+        register = self.register_at(offset, True)
+        if register is not None and register.offset == offset and register.size == size:
+            self._set(register, value)
+            return
+        at = 0
+        while at < size:
+            register = self.register_at(offset + at, True)
+            if register is None:
+                at += 1
+                continue
+            skip = offset + at - register.offset
+            taken = min(register.size - skip, size - at)
+            mask = (1 << 8 * taken) - 1
+            kept = getattr(self.state, register.name.lower(), 0) & ~(mask << 8 * skip)
+            self._set(register, kept | (value >> 8 * at & mask) << 8 * skip)
+            at += taken
+
+    def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
+        """Take a run of posted writes to one offset, in order."""
+        for value in values:
+            self.write(offset, size, value)
+
+    def _get(self, register: Register) -> int:
+        code = getattr(self, f"read_{register.name}", None)
+        value = getattr(self.state, register.name.lower()) if code is None else code()
+        if not isinstance(value, int) or value < 0:
+            raise DeviceError(f"{self.name}.{register.name}: a read must give an int of 0 or more, not {value!r}")
+        return value & (1 << 8 * register.size) - 1
+
+    def _set(self, register: Register, value: int) -> None:
+        value &= self._writable[register.name]
+        code = getattr(self, f"write_{register.name}", None)
+        if code is not None:
+            code(value)
+        elif "r" in register.access:
+            setattr(self.state, register.name.lower(), value)
+
+
+def _lay_out(
+    registers: tuple[Register, ...],
+) -> tuple[dict[tuple[int, bool], tuple[Register, ...]], dict[str, int]]:
+    layout: dict[tuple[int, bool], tuple[Register, ...]] = {}
+    writable: dict[str, int] = {}
+    names = {register.name for register in registers}
+    for register in registers:
+        _check(register, names)
+        every = (1 << 8 * register.size) - 1
+        declared = sum(((1 << f.width) - 1) << f.bit for f in register.fields)
+        writable[register.name] = declared & every if register.fields else every
+        for at in range(register.offset, register.offset + register.size):
+            for letter, is_write in (("r", False), ("w", True)):
+                if letter in register.access:
+                    layout[at, is_write] = (*layout.get((at, is_write), ()), register)
+    return layout, writable
+
+
+def _check(register: Register, names: set[str]) -> None:
+    where = f"register {register.name!r}"
+    if not register.name.isidentifier():
+        raise DeviceError(f"{where}: the name must be an identifier")
+    if register.access not in ("r", "w", "rw"):
+        raise DeviceError(f"{where}: access {register.access!r} must be 'r', 'w' or 'rw'")
+    if register.size not in (1, 2, 4, 8) or register.offset < 0:
+        raise DeviceError(f"{where}: size {register.size} must be 1, 2, 4 or 8, and offset {register.offset} 0 or more")
+    if register.when is not None and register.when.register not in names:
+        raise DeviceError(f"{where}: is selected by {register.when.register!r}, which is not declared")
+    used = 0
+    for f in register.fields:
+        bits = ((1 << f.width) - 1) << f.bit
+        if f.width < 1 or bits >> 8 * register.size or used & bits:
+            raise DeviceError(f"{where}: field {f.name!r} leaves the register or overlaps another field")
+        used |= bits

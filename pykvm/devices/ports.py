@@ -1,0 +1,69 @@
+"""Small devices of one port each: debug console, exit port, POST code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pykvm.devices.device import Device
+from pykvm.model.register import Register
+
+__all__ = ["DebugConsole", "ExitPort", "PostPort"]
+
+
+class DebugConsole(Device):
+    """Bochs' and QEMU's debug console: each byte written is output; reading 0xe9 tells that it is there."""
+
+    name = "debugcon"
+    registers = (Register("DATA", 0, reset=0xE9, is_text=True, doc="character to print; reads as 0xe9"),)
+    access_bytes = 1
+
+    @dataclass
+    class State:
+        """A debug console remembers nothing."""
+
+        data: int = 0xE9
+
+    def attached(self) -> None:
+        """All of it can wait: nothing that the guest reads depends on a write."""
+        self.fast.post(0, 1)
+        self.fast.latch(0, 1, 0xE9)
+
+    def write_DATA(self, value: int) -> None:
+        """Print one character."""
+        self.output(bytes((value,)))
+
+    def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
+        """Print a run of characters at once."""
+        self.output(bytes(values))
+
+
+def _ignore(value: int) -> None:
+    """Nobody waits for the exit value."""
+
+
+class ExitPort(Device):
+    """The guest ends the machine by writing its exit value, as kvm-unit-tests does at port 0xf4."""
+
+    name = "exit"
+    registers = (Register("CODE", 0, size=4, access="w", doc="exit value; 0 is success"),)
+
+    def __init__(self, name: str | None = None, on_exit: Callable[[int], None] = _ignore) -> None:
+        super().__init__(name)
+        self.on_exit = on_exit
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take the value as written, whatever its width: a byte is not merged with an earlier one."""
+        self.on_exit(value << 8 * offset)
+
+
+class PostPort(Device):
+    """Where firmware writes its power-on self-test codes; a PC swallows them silently."""
+
+    name = "post"
+    registers = (Register("CODE", 0, doc="last checkpoint of the firmware"),)
+    access_bytes = 1
+
+    def attached(self) -> None:
+        """A checkpoint can wait; it is read back so rarely that Python answers."""
+        self.fast.post(0, 1)

@@ -1,0 +1,375 @@
+"""`Machine`: the one object that users must know."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pykvm.accel.kvm.vm import KvmVm
+from pykvm.arch.x86.start import start_state, tables_bytes
+from pykvm.boot.flat import load_flat
+from pykvm.bus import Bus, Dispatch, FastPorts
+from pykvm.devices.device import Device
+from pykvm.devices.ports import DebugConsole, ExitPort, PostPort
+from pykvm.devices.uart16550 import Uart16550
+from pykvm.errors import AddressError, ConfigurationError, ImageError, KvmError
+from pykvm.machine.outcome import Outcome, Reason, outcome_of
+from pykvm.machine.serial import SerialLine
+from pykvm.memory import GuestMemory
+from pykvm.model.access import Access, Space
+from pykvm.model.exits import Exit, Interrupted
+from pykvm.model.image import Image, StartMode
+from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
+from pykvm.units import parse_address, parse_size
+
+if TYPE_CHECKING:
+    from pykvm.trace.record import TraceRecord
+
+__all__ = ["Machine"]
+
+COM1, DEBUG_CONSOLE, EXIT_PORT, POST_PORT = 0x3F8, 0xE9, 0xF4, 0x80
+
+
+class Machine:
+    """A PC: RAM, one vCPU, COM1, a debug console (0xe9), an exit port (0xf4) and the POST port (0x80).
+
+    Args:
+        memory: RAM in bytes, or text such as "64M".
+        serial: takes what the guest sends on COM1, as bytes; `serial.bytes()` keeps it in any case.
+        debug: takes what the guest writes to its debug console.
+        record: file to record the trace in; without, the last records are kept in memory.
+
+    Attributes:
+        memory: the guest's RAM.
+        vcpu: its CPU.
+        bus: its address map.
+        com1: the UART.
+        serial: the host's end of COM1.
+        outcome: how the last run ended; None before.
+
+    Raises:
+        AcceleratorError: no guest can run here.
+        ConfigurationError: a size or an address out of range.
+    """
+
+    def __init__(
+        self,
+        memory: int | str = "64M",
+        *,
+        serial: Callable[[bytes], object] | None = None,
+        debug: Callable[[bytes], object] | None = None,
+        record: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.memory = GuestMemory(parse_size(memory))
+        self.outcome: Outcome | None = None
+        self._vm: KvmVm | None = None
+        try:
+            self._vm = KvmVm(self.memory)
+            self.vcpu = self._vm.create_vcpu()
+            self.bus = Bus()
+            self.dispatch = Dispatch(self.bus)
+            self.fast = FastPorts(self.vcpu)
+            self._add_standard_devices(serial, debug)
+        except BaseException:
+            self.close()
+            raise
+        self._image: Image | None = None
+        self._record_path = None if record is None else os.fspath(record)
+        self._recorder: Recorder | None = None
+        self._started_tsc = 0
+        self._soon: deque[Callable[[], None]] = deque()
+        self._stop: Outcome | None = None
+        self._deadline: float | None = None
+
+    def _add_standard_devices(
+        self, serial: Callable[[bytes], object] | None, debug: Callable[[bytes], object] | None
+    ) -> None:
+        self.com1 = Uart16550("com1")
+        self.serial = SerialLine(self.com1, self.call_soon, serial)
+        self.com1.output = self.serial.write
+        self.attach(self.com1, port=COM1)
+        console = DebugConsole()
+        if debug is not None:
+            console.output = debug  # type: ignore[assignment]
+        self.attach(console, port=DEBUG_CONSOLE)
+        self.attach(ExitPort(on_exit=self._guest_exit), port=EXIT_PORT)
+        self.attach(PostPort(), port=POST_PORT)
+
+    @classmethod
+    def boot(
+        cls,
+        image: str | os.PathLike[str],
+        *,
+        mode: str | StartMode = StartMode.REAL,
+        load: int | str | None = None,
+        entry: int | str | None = None,
+        **options: Any,
+    ) -> Machine:
+        """Return a machine with the flat binary `image` in its memory and the CPU at its first instruction.
+
+        Args:
+            image: path of the file.
+            mode: "real", "protected" or "long".
+            load: guest-physical address of the image; by default 0x7c00 in real mode, else 1 MiB.
+            entry: linear address of the first instruction; by default the image's first byte.
+            options: as for `Machine`.
+
+        Raises:
+            ImageError: the image cannot be read or does not fit.
+            AcceleratorError, ConfigurationError: as `Machine`.
+        """
+        loaded = load_flat(
+            image,
+            StartMode(mode),
+            None if load is None else parse_address(load),
+            None if entry is None else parse_address(entry),
+        )
+        machine = cls(**options)
+        try:
+            machine.load(loaded)
+        except BaseException:
+            machine.close()
+            raise
+        return machine
+
+    def load(self, image: Image) -> None:
+        """Store `image` in memory and set the CPU to its entry.
+
+        Raises:
+            ImageError: it does not fit the memory, or lies on the tables that its mode needs.
+            ConfigurationError: its entry cannot be reached in its mode.
+        """
+        registers, system = start_state(image.mode, image.entry, self.memory)
+        for segment in image.segments:
+            end = segment.address + len(segment.data)
+            for address, size in tables_bytes(image.mode):
+                if segment.address < address + size and address < end:
+                    raise ImageError(
+                        f"{image.path!r}: {segment.address:#x}-{end - 1:#x} overlaps the boot tables at "
+                        f"{address:#x}-{address + size - 1:#x}; choose another --load"
+                    )
+            try:
+                self.memory.write(segment.address, segment.data)
+            except AddressError as error:
+                raise ImageError(f"{image.path!r}: does not fit: {error}; see --memory and --load") from error
+        for name, value in image.registers.items():
+            setattr(registers, name, value)
+        self.vcpu.set_system_registers(system)
+        self.vcpu.set_registers(registers)
+        self._image = image
+
+    def attach(self, device: Device, *, port: int | None = None, address: int | None = None) -> Device:
+        """Put `device` at an I/O port or a guest-physical address, and return it.
+
+        Raises:
+            ConfigurationError: not exactly one place is given, or it is taken or out of range, or is RAM, or the
+                trace has begun.
+        """
+        if (port is None) == (address is None):
+            raise ConfigurationError(f"device {device.name!r}: give one of port= and address=")
+        if getattr(self, "_recorder", None) is not None:
+            raise ConfigurationError(f"device {device.name!r}: attach devices before the guest runs")
+        if any(mapping.device.name == device.name for mapping in self.bus.mappings):
+            raise ConfigurationError(f"device {device.name!r}: the name is taken; pass another one")
+        if port is not None:
+            self.bus.attach(device, Space.PIO, port, device.size)
+            device.fast = self.fast.at(port)
+        elif address is not None:
+            for region in self.memory.regions:
+                if address < region.address + region.size and region.address < address + device.size:
+                    raise ConfigurationError(
+                        f"device {device.name!r} at {address:#x}: is RAM ({self.memory.layout()}); choose an address outside"
+                    )
+            self.bus.attach(device, Space.MMIO, address, device.size)
+        device.attached()
+        return device
+
+    # ---- running
+
+    def run(self, timeout_s: float | None = None, max_exits: int | None = None) -> Outcome:
+        """Run the guest to its end.
+
+        Args:
+            timeout_s: end it after so many seconds, even if it never exits.
+            max_exits: end it after so many accesses and other exits.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the guest can go on with another call.
+            Exception: whatever a device raised; the guest is still at that access.
+        """
+        with self._running(timeout_s, max_exits, fast=True):
+            while True:
+                try:
+                    outcome = self._conclude(self.vcpu.run(self.dispatch))
+                except KvmError as error:
+                    outcome = Outcome(Reason.GAVE_UP, detail=str(error))
+                if outcome is not None:
+                    self.outcome = outcome
+                    return outcome
+
+    def exits(self, timeout_s: float | None = None, max_exits: int | None = None) -> Iterator[TraceRecord]:
+        """Run the guest and yield each exit, once its device has answered and before the guest goes on.
+
+        Every access reaches Python, so this is slower than `run`; the guest sees no difference. Afterwards
+        `outcome` says how it ended.
+        """
+        with self._running(timeout_s, max_exits, fast=False):
+            at = self.vcpu.slots_written
+            decoder = self._decoder(0, sum(self.vcpu.counts().values()), self._describe())
+            outcome = None
+            while outcome is None:
+                try:
+                    exit = self.vcpu.run_one(self.dispatch)
+                except KvmError as error:
+                    exit, outcome = None, Outcome(Reason.GAVE_UP, detail=str(error))
+                end = self.vcpu.slots_written
+                yield from decoder.decode(at, self._slots(at, end))
+                at = end
+                if exit is not None and not isinstance(exit, Access):
+                    outcome = self._conclude(exit)
+            self.outcome = outcome
+
+    @contextmanager
+    def _running(self, timeout_s: float | None, max_exits: int | None, fast: bool) -> Iterator[None]:
+        if self._vm is None:
+            raise ConfigurationError("the machine is closed; boot another one")
+        if timeout_s is not None and not timeout_s > 0:
+            raise ConfigurationError(f"timeout of {timeout_s} s: must be more than 0")
+        if max_exits is not None and max_exits < 1:
+            raise ConfigurationError(f"limit of {max_exits} exits: must be 1 or more")
+        self._start_recording()
+        self._stop = None
+        self._vm.guard_signals()
+        self.fast.enabled = fast
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.vcpu.set_deadline(timeout_s)
+        self.vcpu.set_budget(max_exits)
+        self._run_soon()
+        try:
+            yield
+        finally:
+            if self._vm is not None:
+                self.vcpu.set_deadline(None)
+                self.vcpu.set_budget(None)
+
+    def _conclude(self, exit: Exit) -> Outcome | None:
+        """Return how the run ends with `exit`; None when it goes on."""
+        if not isinstance(exit, Interrupted):
+            return outcome_of(exit)
+        self._run_soon()
+        if self._stop is not None:
+            return self._stop
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return Outcome(Reason.TIMED_OUT, exit)
+        return None
+
+    def _run_soon(self) -> None:
+        while self._soon:
+            self._soon.popleft()()
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have `function` called on the running thread between two exits, as soon as can be; from any thread."""
+        self._soon.append(function)
+        self.vcpu.kick()
+
+    def stop(self, outcome: Outcome | None = None) -> None:
+        """End the run after the access being served; from a device or from any thread."""
+        self._stop = outcome or Outcome(Reason.STOPPED)
+        self.vcpu.kick()
+
+    def _guest_exit(self, value: int) -> None:
+        self.stop(Outcome(Reason.EXITED, value=value))
+
+    # ---- the trace
+
+    def _start_recording(self) -> None:
+        if self._recorder is not None or self._vm is None:
+            return
+        self._started_tsc = self._vm.time_stamp()
+        if self._record_path is None:
+            self._recorder = RingRecorder(self._checkpoint)
+        else:
+            self._recorder = FileRecorder(self._record_path, self._checkpoint, self._started_tsc, self._vm.time_stamp_khz())
+        self.vcpu.record_to(self._recorder)
+
+    def _checkpoint(self) -> tuple[int, Mapping[str, Any]]:
+        recorded = self._record_path is not None and self.vcpu.slots_written == 0
+        description = self._describe() if recorded else {"devices": self._selected()}
+        return sum(self.vcpu.counts().values()), description
+
+    def _selected(self) -> list[dict[str, int]]:
+        """Return for each device the values of its bank-selecting registers."""
+        found = []
+        for mapping in self.bus.mappings:
+            names = {r.when.register for r in mapping.device.registers if r.when}
+            found.append({name: getattr(mapping.device.state, name.lower()) for name in names})
+        return found
+
+    def _describe(self, selected: list[dict[str, int]] | None = None) -> dict[str, Any]:
+        """Return the machine as a trace file's header holds it; see docs/trace-format.md."""
+        from pykvm import __version__
+        from pykvm.accel.kvm.probe import out_is_past
+
+        devices = [
+            {
+                "name": mapping.device.name,
+                "space": mapping.space.value,
+                "address": mapping.address,
+                "size": mapping.size,
+                "registers": [register.describe() for register in mapping.device.registers],
+                "selected": values,
+            }
+            for mapping, values in zip(self.bus.mappings, selected or self._selected(), strict=True)
+        ]
+        image = self._image
+        return {
+            "pykvm": __version__,
+            "accelerator": KvmVm.name,
+            "rip_at_out": "past" if out_is_past() else "on",
+            "memory": self.memory.size,
+            "image": image and {"path": image.path, "size": image.size, "entry": image.entry, "mode": image.mode.value},
+            "devices": devices,
+        }
+
+    def _decoder(self, slot: int, records: int, description: Mapping[str, Any]) -> Any:
+        from pykvm.trace.decode import Decoder
+
+        assert self._vm is not None
+        return Decoder(description, self._started_tsc, self._vm.time_stamp_khz(), records + 1)
+
+    def _slots(self, first: int, end: int) -> bytes:
+        assert self._recorder is not None
+        return self._recorder.slots(first, end)
+
+    def last_records(self, count: int) -> list[TraceRecord]:
+        """Return the last `count` records of the trace, or as many as are kept (some thousand)."""
+        if self._recorder is None or not self._recorder.checkpoints:
+            return []
+        start = self._recorder.checkpoints[0]
+        description = self._describe(list(start.description["devices"]))
+        decoder = self._decoder(start.slot, start.records, description)
+        slots = self._slots(start.slot, self.vcpu.slots_written)
+        return list(deque(decoder.decode(start.slot, slots), maxlen=count))
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Finish the trace, destroy the VM and free its memory. Idempotent."""
+        if self._vm is not None:
+            vm, self._vm = self._vm, None
+            recorder = getattr(self, "_recorder", None)
+            if recorder is not None:
+                recorder.close(self.vcpu.slots_written)
+            vm.close()
+        self.memory.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,140 @@
+"""The host's end of a guest's serial line, as Python streams."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["InputPump", "SerialLine"]
+
+KEPT_BYTES = 1 << 20
+CHUNK_BYTES = 4096
+BACKLOG_BYTES = 1 << 16
+BACKLOG_POLL_S = 0.02
+
+
+class _Receiver(Protocol):
+    def receive(self, data: bytes) -> None: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+
+class SerialLine:
+    """What the guest sent, and a way to send to it.
+
+    Args:
+        uart: the guest's end.
+        call_soon: has a function called between two exits.
+        sink: takes the guest's bytes as they come, a stream's ``write`` for example.
+    """
+
+    def __init__(
+        self, uart: _Receiver, call_soon: Callable[[Callable[[], None]], None], sink: Callable[[bytes], object] | None
+    ) -> None:
+        self._uart = uart
+        self._call_soon = call_soon
+        self._sink = sink
+        self._received = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Take bytes from the guest; the UART's output."""
+        self._received += data
+        if len(self._received) > 2 * KEPT_BYTES:
+            del self._received[:-KEPT_BYTES]
+        if self._sink is not None:
+            self._sink(data)
+
+    def bytes(self) -> bytes:
+        """Return what the guest has sent; of a long output the last MiB at least."""
+        return bytes(self._received)
+
+    def text(self) -> str:
+        """Return what the guest has sent as text; bytes that are no UTF-8 as escapes."""
+        return self._received.decode("utf-8", "backslashreplace")
+
+    def send(self, data: bytes) -> None:
+        """Send `data` to the guest; from any thread."""
+        self._call_soon(lambda: self._uart.receive(data))
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the guest has not read yet."""
+        return self._uart.waiting
+
+
+class InputPump:
+    """Reads a file descriptor in a thread and sends what comes to the guest, no faster than the guest reads.
+
+    Args:
+        fd: open descriptor; not closed here.
+        line: where it goes.
+        escape: a byte that is not sent but calls `on_escape`; None for no such byte.
+        on_escape: see `escape`.
+        on_idle: called once, when nothing has come for `idle_s` seconds.
+        idle_s: see `on_idle`.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        line: SerialLine,
+        escape: int | None = None,
+        on_escape: Callable[[], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
+        idle_s: float = 1.0,
+    ) -> None:
+        self._fd = fd
+        self._line = line
+        self._escape = escape
+        self._on_escape = on_escape
+        self._on_idle = on_idle
+        self._idle_s = idle_s
+        self._wake_read, self._wake_write = os.pipe()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._pump, name="pykvm-input", daemon=True)
+        self._thread.start()
+
+    def _pump(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        try:
+            poll.register(self._fd, select.POLLIN)
+        except OSError:
+            return
+        while not self._stopping.is_set():
+            events = poll.poll(self._idle_s * 1000 if self._on_idle else None)
+            if not events and self._on_idle:
+                self._on_idle()
+                self._on_idle = None
+            if any(fd == self._fd for fd, _ in events) and not self._take():
+                return
+
+    def _take(self) -> bool:
+        """Send one chunk on; False at the end of the input."""
+        try:
+            data = os.read(self._fd, CHUNK_BYTES)
+        except OSError:
+            return False
+        left = self._escape is not None and self._escape in data
+        if left:
+            data = data[: data.index(self._escape)]
+        if data:
+            self._line.send(data)
+        if left and self._on_escape is not None:
+            self._on_escape()
+        while self._line.waiting > BACKLOG_BYTES and not self._stopping.wait(BACKLOG_POLL_S):
+            pass
+        return bool(data) and not left
+
+    def close(self) -> None:
+        """End the thread. Idempotent."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            os.write(self._wake_write, b"x")
+            self._thread.join()
+            os.close(self._wake_read)
+            os.close(self._wake_write)

@@ -1,0 +1,203 @@
+"""Why a vCPU stopped: a closed set of frozen records, to be matched with ``match``.
+
+An `Access` (port or memory) is answered by a device and is no reason to stop, so it is not among them.
+Numbers and names are those of the KVM API document, section 5 ("The kvm_run structure").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pykvm.model.access import Access
+
+__all__ = [
+    "DebugExit",
+    "EmulationFailure",
+    "Exit",
+    "FailEntry",
+    "Halt",
+    "Hypercall",
+    "InternalError",
+    "Interrupted",
+    "LimitReached",
+    "MsrAccess",
+    "Shutdown",
+    "SystemEvent",
+    "UnknownExit",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """The guest executed HLT and no interrupt controller of the host waits for it."""
+
+    def __str__(self) -> str:
+        return "hlt"
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """A triple fault. Some KVMs have already reset the vCPU when they report it."""
+
+    def __str__(self) -> str:
+        return "shutdown (triple fault)"
+
+
+@dataclass(frozen=True, slots=True)
+class EmulationFailure:
+    """KVM had to emulate an instruction and could not.
+
+    Attributes:
+        instruction: up to 15 bytes from RIP; empty when the instruction could not be fetched.
+    """
+
+    instruction: bytes
+
+    def __str__(self) -> str:
+        return "emulation failure" + (f" at bytes {self.instruction.hex(' ')}" if self.instruction else "")
+
+
+@dataclass(frozen=True, slots=True)
+class InternalError:
+    """KVM_EXIT_INTERNAL_ERROR of another kind.
+
+    Attributes:
+        suberror: KVM_INTERNAL_ERROR_* number.
+        data: what KVM says about it.
+    """
+
+    suberror: int
+    data: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"internal error {self.suberror} of KVM" + "".join(f" {value:#x}" for value in self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class FailEntry:
+    """The processor refused the guest's state.
+
+    Attributes:
+        hardware_reason: VM-entry failure number of the processor manual.
+    """
+
+    hardware_reason: int
+
+    def __str__(self) -> str:
+        return f"entry failed, hardware reason {self.hardware_reason:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class DebugExit:
+    """A single step or a breakpoint.
+
+    Attributes:
+        exception: vector, 1 (#DB) or 3 (#BP).
+        pc: linear address of the instruction.
+        dr6: debug status.
+        dr7: debug control.
+    """
+
+    exception: int
+    pc: int
+    dr6: int
+    dr7: int
+
+    def __str__(self) -> str:
+        return f"debug exception {self.exception} at {self.pc:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class MsrAccess:
+    """An access to a model-specific register that KVM left to the VMM.
+
+    Attributes:
+        index: MSR number.
+        is_write: WRMSR, else RDMSR.
+        value: what is written; 0 for a read.
+    """
+
+    index: int
+    is_write: bool
+    value: int
+
+    def __str__(self) -> str:
+        return f"wrmsr {self.index:#x} <- {self.value:#x}" if self.is_write else f"rdmsr {self.index:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hypercall:
+    """KVM_EXIT_HYPERCALL.
+
+    Attributes:
+        number: the call.
+        arguments: its six arguments.
+    """
+
+    number: int
+    arguments: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"hypercall {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemEvent:
+    """The guest asked for a shutdown or reset by a paravirtual call.
+
+    Attributes:
+        type: KVM_SYSTEM_EVENT_* number.
+    """
+
+    type: int
+
+    def __str__(self) -> str:
+        return f"system event {self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A signal, a kick or a deadline took the vCPU out of the guest; running again goes on."""
+
+    def __str__(self) -> str:
+        return "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached:
+    """As many exits as were allowed have been recorded; running again goes on."""
+
+    def __str__(self) -> str:
+        return "exit limit reached"
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownExit:
+    """An exit that pykvm does not know.
+
+    Attributes:
+        number: KVM's exit reason.
+    """
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"unknown exit {self.number}"
+
+
+Exit = (
+    Access
+    | Halt
+    | Shutdown
+    | EmulationFailure
+    | InternalError
+    | FailEntry
+    | DebugExit
+    | MsrAccess
+    | Hypercall
+    | SystemEvent
+    | Interrupted
+    | LimitReached
+    | UnknownExit
+)
+"""Anything that a vCPU can report."""

@@ -1,0 +1,184 @@
+"""From slots to `TraceRecord`: names, the right instruction, and what registers mean at that point of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pykvm.model.access import Access, Space
+from pykvm.model.exits import (
+    DebugExit,
+    EmulationFailure,
+    Exit,
+    FailEntry,
+    Halt,
+    Hypercall,
+    InternalError,
+    MsrAccess,
+    Shutdown,
+    SystemEvent,
+    UnknownExit,
+)
+from pykvm.model.register import Register
+from pykvm.model.registers import CpuMode
+from pykvm.trace import layout
+from pykvm.trace.instruction import InstructionFinder
+from pykvm.trace.layout import RECORD, SLOT_BYTES, CodeWindow, RawRecord
+from pykvm.trace.record import TraceRecord
+
+__all__ = ["DecodedDevice", "Decoder"]
+
+_KIND_INTERNAL_ERROR = 17
+_EMULATION = 1
+
+
+class DecodedDevice:
+    """A device as its declaration describes it, following the bank switches that the trace shows.
+
+    Args:
+        description: name, space, address, size, registers and, for a trace that starts late, values of the
+            selecting registers.
+    """
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self.name = str(description["name"])
+        self.space = Space(description["space"])
+        self.address = int(description["address"])
+        self.size = int(description["size"])
+        self.registers = tuple(Register.from_description(r) for r in description.get("registers", ()))
+        selecting = {r.when.register for r in self.registers if r.when}
+        given = description.get("selected", {})
+        self._selected = {r.name: int(given.get(r.name, r.reset)) for r in self.registers if r.name in selecting}
+
+    def register(self, access: Access) -> Register | None:
+        """Return the register that `access` names now; takes note of a bank switch."""
+        offset = access.address - self.address
+        wanted = "w" if access.is_write else "r"
+        for register in self.registers:
+            when = register.when
+            if not register.offset <= offset < register.offset + register.size or wanted not in register.access:
+                continue
+            if when is None or self._selected[when.register] & when.mask == when.value:
+                if access.is_write and register.name in self._selected:
+                    self._selected[register.name] = access.value
+                return register
+        return None
+
+
+class Decoder:
+    """Decodes the slots of one trace, in order.
+
+    Args:
+        description: the trace's description (see docs/trace-format.md).
+        tsc_start: time-stamp counter at time 0.
+        tsc_khz: its frequency.
+        number: number of the first record that will be decoded.
+    """
+
+    def __init__(self, description: Mapping[str, Any], tsc_start: int, tsc_khz: int, number: int = 1) -> None:
+        self._tsc_start = tsc_start
+        self._tsc_hz = tsc_khz * 1000 or 1
+        self._number = number
+        self._devices = [DecodedDevice(device) for device in description.get("devices", ())]
+        self._code: dict[int, CodeWindow] = {}
+        self._half: RawRecord | None = None
+        self._finder = InstructionFinder(description.get("rip_at_out") == "past")
+        self._found: dict[tuple[Any, ...], tuple[int, str]] = {}
+
+    def decode(self, first: int, slots: bytes) -> Iterator[TraceRecord]:
+        """Yield the records in `slots`, whose first slot has the number `first`.
+
+        A slot whose own number does not fit (it was being overwritten) is left out.
+        """
+        at = 0
+        while at + SLOT_BYTES <= len(slots):
+            if self._half is not None:
+                self._keep_code(self._half, slots[at : at + SLOT_BYTES])
+                self._half = None
+                at += SLOT_BYTES
+                continue
+            raw = RawRecord._make(RECORD.unpack_from(slots, at))
+            if raw.seq != (first + at // SLOT_BYTES) & 0xFFFFFFFF:
+                at += SLOT_BYTES
+                continue
+            if raw.kind == layout.KIND_CODE:
+                self._half = raw
+            else:
+                yield self._record(raw)
+            at += SLOT_BYTES
+
+    def _keep_code(self, header: RawRecord, data: bytes) -> None:
+        # The header's fields are those of struct pykvm_code: start, rip, cs_base, cr3.
+        self._code[header.seq] = CodeWindow(header.tsc, header.address, data[: header.size], min(header.mode, 4))
+
+    def _record(self, raw: RawRecord) -> TraceRecord:
+        number, self._number = self._number, self._number + 1
+        exit = _exit(raw)
+        device = register = None
+        if isinstance(exit, Access):
+            device = self._device(exit)
+            register = device.register(exit) if device else None
+        rip, text = self._instruction(raw, exit)
+        return TraceRecord(
+            number=number,
+            time_s=(raw.tsc - self._tsc_start) / self._tsc_hz,
+            vcpu=raw.vcpu,
+            mode=CpuMode(min(raw.mode, 4)),
+            cs=raw.cs,
+            rip=rip,
+            instruction=text,
+            exit=exit,
+            device=device.name if device else "",
+            register=register,
+            is_fast=bool(raw.flags & layout.FLAG_FAST),
+        )
+
+    def _device(self, access: Access) -> DecodedDevice | None:
+        for device in self._devices:
+            if device.space is access.space and device.address <= access.address:
+                if access.address + access.size <= device.address + device.size:
+                    return device
+        return None
+
+    def _instruction(self, raw: RawRecord, exit: Exit) -> tuple[int, str]:
+        code = self._code.get(raw.code)
+        if code is None or raw.code == layout.NO_CODE:
+            return raw.rip, ""
+        if isinstance(exit, Access):
+            key: tuple[Any, ...] = (raw.code, raw.rip, exit.key)
+        else:
+            key = (raw.code, raw.rip, raw.kind)
+        found = self._found.get(key)
+        if found is None:
+            if len(self._found) > 1 << 16:
+                self._found.clear()
+            found = self._found[key] = self._finder.find(code, raw.rip, exit)
+        return found
+
+
+def _exit(raw: RawRecord) -> Exit:
+    """Return the exit that a record stands for; kinds are KVM's exit reasons."""
+    write = bool(raw.flags & layout.FLAG_WRITE)
+    match raw.kind:
+        case layout.KIND_PIO:
+            return Access(Space.PIO, raw.address, raw.size, write, raw.data)
+        case layout.KIND_MMIO:
+            return Access(Space.MMIO, raw.address, raw.size, write, raw.data)
+        case layout.KIND_HLT:
+            return Halt()
+        case layout.KIND_SHUTDOWN:
+            return Shutdown()
+        case layout.KIND_DEBUG:
+            return DebugExit(raw.address, raw.rip, raw.data, 0)
+        case 3:
+            return Hypercall(raw.address, ())
+        case 9:
+            return FailEntry(raw.address)
+        case 17:
+            return EmulationFailure(b"") if raw.address == _EMULATION else InternalError(raw.address, ())
+        case 24:
+            return SystemEvent(raw.address)
+        case 29 | 30:
+            return MsrAccess(raw.address, raw.kind == 30, raw.data)
+        case _:
+            return UnknownExit(raw.kind)

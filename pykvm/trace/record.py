@@ -1,0 +1,64 @@
+"""One decoded record of a trace: an exit, when and where it happened, and what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pykvm.model.access import Access
+from pykvm.model.exits import Exit
+from pykvm.model.register import Register
+from pykvm.model.registers import CpuMode
+
+__all__ = ["TraceRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRecord:
+    """An exit of the guest, with its place.
+
+    Attributes:
+        number: counts from 1 over the whole run.
+        time_s: seconds since the recording began.
+        vcpu: index of the vCPU.
+        mode: CPU mode at the exit.
+        cs: code segment selector.
+        rip: offset in CS of the instruction that made the access; where KVM had already gone past it, the
+            instruction was found by decoding the code before RIP.
+        instruction: that instruction in Intel syntax; empty where its bytes are not known.
+        exit: what happened; an `Access` for ports and memory.
+        device: name of the device that the access belongs to; empty for none.
+        register: declaration of the register that was accessed, or None.
+        is_fast: served by the exit loop without Python.
+    """
+
+    number: int
+    time_s: float
+    vcpu: int
+    mode: CpuMode
+    cs: int
+    rip: int
+    instruction: str
+    exit: Exit
+    device: str = ""
+    register: Register | None = None
+    is_fast: bool = False
+
+    @property
+    def name(self) -> str:
+        """What was accessed, such as ``com1.THR``; the bare address where no device is."""
+        if not isinstance(self.exit, Access):
+            return ""
+        if not self.device:
+            return f"{self.exit.space.value}:{self.exit.address:0{4 if self.exit.space.value == 'pio' else 8}x}"
+        return f"{self.device}.{self.register.name}" if self.register else f"{self.device}+{self.exit.address:#x}"
+
+    @property
+    def where(self) -> str:
+        """CPU mode and CS:RIP, such as ``real 0000:7c05``."""
+        digits = {16: 4, 32: 8, 64: 16}[self.mode.bits]
+        return f"{self.mode.label:<6} {self.cs:04x}:{self.rip:0{digits}x}"
+
+    def __str__(self) -> str:
+        from pykvm.trace.text import line
+
+        return line(self)

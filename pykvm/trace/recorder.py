@@ -1,0 +1,181 @@
+"""The flight recorder's memory: a ring that is always on, or a file that keeps everything.
+
+The exit loop in C writes the slots; this module owns the mapping that it writes to. A file is extended before it is
+written, so a full disk is an error here and never a fault in the loop, and what was written survives SIGKILL.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pykvm.errors import TraceError
+from pykvm.trace.layout import HEADER, MAGIC, SLOT_BYTES, SLOTS_WRITTEN_OFFSET, VERSION
+
+__all__ = ["FileRecorder", "Recorder", "RingRecorder", "Window"]
+
+RING_SLOTS = 1 << 13
+WINDOW_BYTES = 1 << 20
+NO_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where the exit loop writes next; slot `number` is entry ``(number - base) & mask`` behind `offset`.
+
+    Attributes:
+        buffer: the mapping.
+        offset: of slot `base` in it, in bytes.
+        base: a slot number.
+        mask: see above.
+        limit: slot number before which the loop must stop and ask for another window.
+        code_since: a code window before this slot is written again when it is needed.
+    """
+
+    buffer: mmap.mmap
+    offset: int
+    base: int
+    mask: int
+    limit: int
+    code_since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A place to begin decoding at, other than the start.
+
+    Attributes:
+        slot: slot number.
+        records: records before it.
+        description: the machine at that point (see docs/trace-format.md).
+    """
+
+    slot: int
+    records: int
+    description: Mapping[str, Any]
+
+
+class Recorder:
+    """Base of both recorders; each window begins with a checkpoint, the last two of which are kept.
+
+    Attributes:
+        counter: mapping whose first 8 bytes behind `counter_offset` hold the number of slots written.
+        checkpoint: returns the records so far and the machine's description.
+    """
+
+    counter: mmap.mmap
+    counter_offset = 0
+
+    def __init__(self, checkpoint: Callable[[], tuple[int, Mapping[str, Any]]]) -> None:
+        self.checkpoint = checkpoint
+        self.checkpoints: list[Checkpoint] = []
+
+    def advance(self, head: int) -> Window:
+        """Return the window for the slots from number `head` on; the one before may be unmapped from now on.
+
+        Raises:
+            TraceError: there is no room for one.
+        """
+        window = self._window(head)
+        self.checkpoints = [*self.checkpoints[-1:], Checkpoint(head, *self.checkpoint())]
+        return window
+
+    def _window(self, head: int) -> Window:
+        raise NotImplementedError
+
+    def slots(self, first: int, end: int) -> bytes:
+        """Return the slots `first` to `end` - 1, all after the oldest checkpoint."""
+        raise NotImplementedError
+
+    def close(self, head: int) -> None:
+        """Finish after `head` slots. Idempotent."""
+
+
+class RingRecorder(Recorder):
+    """The last records, in memory; a lap is half the ring, so at least as much is kept."""
+
+    def __init__(self, checkpoint: Callable[[], tuple[int, Mapping[str, Any]]], slots: int = RING_SLOTS) -> None:
+        super().__init__(checkpoint)
+        self.capacity = slots
+        self.counter = mmap.mmap(-1, mmap.PAGESIZE)
+        self._ring = mmap.mmap(-1, slots * SLOT_BYTES)
+
+    def _window(self, head: int) -> Window:
+        return Window(self._ring, 0, 0, self.capacity - 1, head + self.capacity // 2, head)
+
+    def slots(self, first: int, end: int) -> bytes:
+        """Return the slots `first` to `end` - 1, all after the oldest checkpoint."""
+        at, stop = first % self.capacity * SLOT_BYTES, end % self.capacity * SLOT_BYTES
+        if first == end:
+            return b""
+        return self._ring[at:stop] if at < stop else self._ring[at:] + self._ring[:stop]
+
+
+class FileRecorder(Recorder):
+    """All records, in a file.
+
+    Args:
+        path: file to create; an existing one is replaced.
+        checkpoint: returns the records so far, and what the trace needs to be read: devices, image, host (JSON data).
+        tsc: time-stamp counter now.
+        tsc_khz: its frequency.
+
+    Raises:
+        TraceError: the file cannot be created, or there is no room.
+    """
+
+    counter_offset = SLOTS_WRITTEN_OFFSET
+
+    def __init__(
+        self, path: str, checkpoint: Callable[[], tuple[int, Mapping[str, Any]]], tsc: int, tsc_khz: int
+    ) -> None:
+        super().__init__(checkpoint)
+        self.path = path
+        text = json.dumps(checkpoint()[1], separators=(",", ":")).encode()
+        self._header_bytes = -(-(HEADER.size + len(text)) // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise TraceError(f"trace file {path!r}: {error.strerror}; name a file that can be written with --record") from error
+        try:
+            self._extend(self._header_bytes)
+            self.counter = mmap.mmap(self._fd, self._header_bytes)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.counter[HEADER.size : HEADER.size + len(text)] = text
+        self.counter[: HEADER.size] = HEADER.pack(
+            MAGIC, VERSION, SLOT_BYTES, 0, self._header_bytes, len(text), tsc, tsc_khz, time.time_ns(), 0
+        )
+
+    def _extend(self, end: int) -> None:
+        try:
+            os.posix_fallocate(self._fd, 0, end)
+        except OSError as error:
+            raise TraceError(
+                f"trace file {self.path!r}: cannot grow to {end} bytes: {error.strerror}; what was recorded is kept"
+            ) from error
+
+    def _window(self, head: int) -> Window:
+        start = self._header_bytes + head * SLOT_BYTES
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        self._extend(page + WINDOW_BYTES)
+        limit = head + (page + WINDOW_BYTES - start) // SLOT_BYTES
+        window = mmap.mmap(self._fd, WINDOW_BYTES, offset=page)
+        return Window(window, start - page, head, NO_MASK, limit, head)
+
+    def slots(self, first: int, end: int) -> bytes:
+        """Return the slots `first` to `end` - 1."""
+        return os.pread(self._fd, (end - first) * SLOT_BYTES, self._header_bytes + first * SLOT_BYTES)
+
+    def close(self, head: int) -> None:
+        """Cut the file to what was written. Idempotent."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, self._header_bytes + head * SLOT_BYTES)
+            os.close(self._fd)
+            self._fd = -1

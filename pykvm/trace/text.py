@@ -1,0 +1,50 @@
+"""A trace as text: one aligned line per record, coloured where asked."""
+
+from __future__ import annotations
+
+from pykvm.model.access import Access, Space
+from pykvm.model.register import Register
+from pykvm.trace.record import TraceRecord
+
+__all__ = ["line"]
+
+_DIM, _READ, _WRITE, _ODD, _PLAIN = "\x1b[2m", "\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
+
+
+def line(record: TraceRecord, colour: bool = False) -> str:
+    """Return `record` as one line: number, time, mode and CS:RIP, instruction, what happened."""
+    place = f"{record.number:>7} {record.time_s:>11.6f}  {record.where}  {record.instruction:<28} "
+    what = _what(record)
+    if not colour:
+        return place + what
+    access = record.exit
+    if not isinstance(access, Access) or not record.device:
+        tint = _ODD
+    else:
+        tint = _WRITE if access.is_write else _READ
+    return f"{_DIM}{place}{_PLAIN}{tint}{what}{_PLAIN}"
+
+
+def _what(record: TraceRecord) -> str:
+    access = record.exit
+    if not isinstance(access, Access):
+        return str(access)
+    text = f"{record.name} {'<-' if access.is_write else '->'} {access.value:#0{2 + 2 * access.size}x}"
+    if record.register is not None and record.register.size == access.size:
+        return text + _meaning(record.register, access.value)
+    if not record.device:
+        return text + ("  (unmapped)" if access.is_write else "  (unmapped: floats high)")
+    return text + (f"  ({access.size} bytes)" if access.space is Space.PIO and access.size > 1 else "")
+
+
+def _meaning(register: Register, value: int) -> str:
+    if register.is_text:
+        return f" {ascii(chr(value))}"
+    parts = []
+    for field in register.fields:
+        bits = field.extract(value)
+        if field.values and bits in field.values:
+            parts.append(f"{field.name}={field.values[bits]}")
+        elif bits:
+            parts.append(field.name if field.width == 1 else f"{field.name}={bits:#x}")
+    return f"  ({', '.join(parts)})" if parts else ""
