@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
 __all__ = ["Access", "Device", "Field", "Machine", "Outcome", "PykvmError", "Reason", "Register", "Space", "TraceFile", "When", "__version__"]
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pykvm.devices.device import Device
     from pykvm.errors import PykvmError
     from pykvm.machine import Machine, Outcome, Reason

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 from pykvm.errors import ConfigurationError
 from pykvm.model.access import Access, Space
+from pykvm.model.plain import record
 
-__all__ = ["Bus", "BusDevice", "Dispatch", "Mapping", "float_high"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pykvm.model.seams import BusDevice, PortTables
+
+__all__ = ["Bus", "Dispatch", "FastPorts", "FastRange", "Mapping", "float_high"]
 
 SPACE_BYTES = {Space.PIO: 1 << 16, Space.MMIO: 1 << 52}
 MAX_REMEMBERED = 1 << 14
 
 
-class BusDevice(Protocol):
-    """What the bus asks of a device; `pykvm.Device` has it."""
-
-    @property
-    def name(self) -> str:
-        """Name in traces."""
-
-    @property
-    def access_bytes(self) -> int:
-        """Widest access that reaches the device whole."""
-
-    def read(self, offset: int, size: int) -> int:
-        """Return what the guest reads."""
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Take what the guest wrote."""
-
-    def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
-        """Take a run of writes to one offset."""
-
-
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Mapping:
     """A device at its place.
 
@@ -141,7 +125,7 @@ def _read_pieces(device: BusDevice, width: int, offset: int, size: int) -> int:
     return value
 
 
-class Dispatch(dict[int, Callable[..., Any]]):
+class Dispatch(dict):  # type: ignore[type-arg] - the argument would be evaluated, and import typing
     """Access key -> what answers it. A miss asks the bus once and is remembered, up to a bound: the guest chooses keys."""
 
     def __init__(self, bus: Bus) -> None:
@@ -161,16 +145,6 @@ class Dispatch(dict[int, Callable[..., Any]]):
         mapping = self.bus.find(access.space, access.address, access.size)
         if mapping is not None:
             mapping.device.replay(access.address - mapping.address, access.size, values)
-
-
-class PortTables(Protocol):
-    """The exit loop's tables of ports that it serves by itself."""
-
-    def post_port(self, port: int, size: int) -> None:
-        """Post writes of `size` bytes to `port`; 0 for none."""
-
-    def latch_port(self, port: int, size: int, value: int) -> None:
-        """Answer reads of `size` bytes from `port` with `value`; size 0 for none."""
 
 
 class FastPorts:

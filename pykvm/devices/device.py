@@ -6,32 +6,18 @@ A device knows offsets from its start, never addresses; it does not know KVM, fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import field, make_dataclass
-from typing import Any, ClassVar, Protocol
 
 from pykvm.errors import DeviceError
+from pykvm.model.plain import record
 from pykvm.model.register import Register
 
-__all__ = ["Device", "FastAccess"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
+    from pykvm.model.seams import FastAccess
 
-class FastAccess(Protocol):
-    """The seam to the exit loop: accesses that it may serve by itself, because the device need not act at once.
-
-    Offsets are from the device's start, sizes in bytes. Nothing changes for the guest but the speed.
-    """
-
-    def post(self, offset: int, size: int) -> None:
-        """Let writes of `size` bytes be collected and replayed into the device later, in order."""
-
-    def unpost(self, offset: int) -> None:
-        """Take `post` back."""
-
-    def latch(self, offset: int, size: int, value: int) -> None:
-        """Let reads of `size` bytes be answered with `value`."""
-
-    def unlatch(self, offset: int) -> None:
-        """Take `latch` back."""
+__all__ = ["Device"]
 
 
 class _NoFastAccess:
@@ -59,7 +45,7 @@ class Device:
 
     A subclass declares `name` and `registers`. A register without code of its own is storage: a read gives what was
     written, reserved bits zero. A method ``read_NAME(self) -> int`` or ``write_NAME(self, value)`` gives the register
-    NAME a side effect. All that a device remembers is in `state`, a dataclass with one field per register, in lower
+    NAME a side effect. All that a device remembers is in `state`, plain data with one field per register, in lower
     case; a subclass that remembers more declares its own class `State`.
 
     Attributes:
@@ -82,8 +68,9 @@ class Device:
     def __init_subclass__(cls) -> None:
         cls._layout, cls._writable = _lay_out(cls.registers)
         if "State" not in cls.__dict__ and "registers" in cls.__dict__:
-            fields = [(r.name.lower(), int, field(default=r.reset)) for r in cls.registers if "r" in r.access]
-            cls.State = make_dataclass(f"{cls.__name__}State", fields)
+            kept = {register.name.lower(): register.reset for register in cls.registers if "r" in register.access}
+            kept_types = dict.fromkeys(kept, "int")
+            cls.State = record(type(f"{cls.__name__}State", (), {**kept, "__annotations__": kept_types}))
 
     def __init__(self, name: str | None = None, output: Callable[[bytes], None] = _discard) -> None:
         if name is not None:

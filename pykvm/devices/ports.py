@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from pykvm.model.plain import record
 from pykvm.devices.device import Device
 from pykvm.model.register import Register
 
@@ -18,7 +18,7 @@ class DebugConsole(Device):
     registers = (Register("DATA", 0, reset=0xE9, is_text=True, doc="character to print; reads as 0xe9"),)
     access_bytes = 1
 
-    @dataclass
+    @record
     class State:
         """A debug console remembers nothing."""
 

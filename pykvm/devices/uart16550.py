@@ -7,8 +7,8 @@ a host-side backlog until the FIFO has room, so nothing overruns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from pykvm.model.plain import field, record
 from pykvm.devices.device import Device
 from pykvm.model.register import Field, Register, When
 
@@ -89,7 +89,7 @@ class Uart16550(Device):
         Register("SCR", 7, doc="scratch"),
     )
 
-    @dataclass
+    @record
     class State:
         """Registers, the receive FIFO and what the host has sent beyond it."""
 

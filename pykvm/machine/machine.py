@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from pykvm.accel.kvm.vm import KvmVm
 from pykvm.arch.x86.start import start_state, tables_bytes
@@ -24,10 +23,14 @@ from pykvm.memory import GuestMemory
 from pykvm.model.access import Access, Space
 from pykvm.model.exits import Exit, Interrupted
 from pykvm.model.image import Image, StartMode
+from pykvm.trace.layout import KIND_NAMES
 from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
 from pykvm.units import parse_address, parse_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pykvm.trace.record import TraceRecord
 
 __all__ = ["Machine"]
@@ -218,9 +221,12 @@ class Machine:
         Every access reaches Python, so this is slower than `run`; the guest sees no difference. Afterwards
         `outcome` says how it ended.
         """
+        import capstone  # noqa: F401 - before the clock starts: loading it takes longer than many a guest runs
+
+        description = self._describe()
         with self._running(timeout_s, max_exits, fast=False):
             at = self.vcpu.slots_written
-            decoder = self._decoder(0, sum(self.vcpu.counts().values()), self._describe())
+            decoder = self._decoder(sum(self.vcpu.counts().values()), description)
             outcome = None
             while outcome is None:
                 try:
@@ -290,11 +296,12 @@ class Machine:
     def _start_recording(self) -> None:
         if self._recorder is not None or self._vm is None:
             return
-        self._started_tsc = self._vm.time_stamp()
         if self._record_path is None:
             self._recorder = RingRecorder(self._checkpoint)
+            self._started_tsc = self._vm.time_stamp()
         else:
-            self._recorder = FileRecorder(self._record_path, self._checkpoint, self._started_tsc, self._vm.time_stamp_khz())
+            recorder = FileRecorder(self._record_path, self._checkpoint, self._vm.time_stamp, self._vm.time_stamp_khz())
+            self._recorder, self._started_tsc = recorder, recorder.started_tsc
         self.vcpu.record_to(self._recorder)
 
     def _checkpoint(self) -> tuple[int, Mapping[str, Any]]:
@@ -336,7 +343,7 @@ class Machine:
             "devices": devices,
         }
 
-    def _decoder(self, slot: int, records: int, description: Mapping[str, Any]) -> Any:
+    def _decoder(self, records: int, description: Mapping[str, Any]) -> Any:
         from pykvm.trace.decode import Decoder
 
         assert self._vm is not None
@@ -346,13 +353,17 @@ class Machine:
         assert self._recorder is not None
         return self._recorder.slots(first, end)
 
+    def counts(self) -> dict[str, int]:
+        """Return the exits so far by kind: pio, mmio, hlt, ..."""
+        return {KIND_NAMES.get(kind, f"kind {kind}"): count for kind, count in self.vcpu.counts().items()}
+
     def last_records(self, count: int) -> list[TraceRecord]:
         """Return the last `count` records of the trace, or as many as are kept (some thousand)."""
         if self._recorder is None or not self._recorder.checkpoints:
             return []
         start = self._recorder.checkpoints[0]
         description = self._describe(list(start.description["devices"]))
-        decoder = self._decoder(start.slot, start.records, description)
+        decoder = self._decoder(start.records, description)
         slots = self._slots(start.slot, self.vcpu.slots_written)
         return list(deque(decoder.decode(start.slot, slots), maxlen=count))
 

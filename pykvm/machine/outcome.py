@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from pykvm.model.plain import record
 from pykvm.model.exits import Exit, Halt, LimitReached, Shutdown
 
 __all__ = ["Outcome", "Reason", "outcome_of"]
@@ -36,7 +36,7 @@ _STATUS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Outcome:
     """The end of a run.
 

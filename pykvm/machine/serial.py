@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import os
-import select
-import threading
+import time
 from collections.abc import Callable
-from typing import Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.model.seams import Receiver
 
 __all__ = ["InputPump", "SerialLine"]
 
@@ -14,13 +17,6 @@ KEPT_BYTES = 1 << 20
 CHUNK_BYTES = 4096
 BACKLOG_BYTES = 1 << 16
 BACKLOG_POLL_S = 0.02
-
-
-class _Receiver(Protocol):
-    def receive(self, data: bytes) -> None: ...
-
-    @property
-    def waiting(self) -> int: ...
 
 
 class SerialLine:
@@ -33,7 +29,7 @@ class SerialLine:
     """
 
     def __init__(
-        self, uart: _Receiver, call_soon: Callable[[Callable[[], None]], None], sink: Callable[[bytes], object] | None
+        self, uart: Receiver, call_soon: Callable[[Callable[[], None]], None], sink: Callable[[bytes], object] | None
     ) -> None:
         self._uart = uart
         self._call_soon = call_soon
@@ -94,24 +90,26 @@ class InputPump:
         self._on_idle = on_idle
         self._idle_s = idle_s
         self._wake_read, self._wake_write = os.pipe()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._pump, name="pykvm-input", daemon=True)
-        self._thread.start()
+        self._closed = self._stopping = False
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+        # `threading` would take longer to import than the guest to run.
+        _thread.start_new_thread(self._pump, ())
 
     def _pump(self) -> None:
+        import select
+
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
-        try:
-            poll.register(self._fd, select.POLLIN)
-        except OSError:
-            return
-        while not self._stopping.is_set():
+        poll.register(self._fd, select.POLLIN)
+        while not self._stopping:
             events = poll.poll(self._idle_s * 1000 if self._on_idle else None)
             if not events and self._on_idle:
                 self._on_idle()
                 self._on_idle = None
             if any(fd == self._fd for fd, _ in events) and not self._take():
-                return
+                break
+        self._running.release()
 
     def _take(self) -> bool:
         """Send one chunk on; False at the end of the input."""
@@ -126,15 +124,15 @@ class InputPump:
             self._line.send(data)
         if left and self._on_escape is not None:
             self._on_escape()
-        while self._line.waiting > BACKLOG_BYTES and not self._stopping.wait(BACKLOG_POLL_S):
-            pass
+        while self._line.waiting > BACKLOG_BYTES and not self._stopping:
+            time.sleep(BACKLOG_POLL_S)
         return bool(data) and not left
 
     def close(self) -> None:
         """End the thread. Idempotent."""
-        if not self._stopping.is_set():
-            self._stopping.set()
+        if not self._closed:
+            self._closed = self._stopping = True
             os.write(self._wake_write, b"x")
-            self._thread.join()
+            self._running.acquire()
             os.close(self._wake_read)
             os.close(self._wake_write)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pykvm.model.plain import record
+
 from enum import Enum
 
 __all__ = ["Access", "Space", "key_of"]
@@ -17,7 +18,7 @@ class Space(Enum):
     """Guest-physical memory that is not RAM."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Access:
     """One read or write of a device by the guest.
 

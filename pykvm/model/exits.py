@@ -6,8 +6,8 @@ Numbers and names are those of the KVM API document, section 5 ("The kvm_run str
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 
+from pykvm.model.plain import record
 from pykvm.model.access import Access
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Halt:
     """The guest executed HLT and no interrupt controller of the host waits for it."""
 
@@ -35,7 +35,7 @@ class Halt:
         return "hlt"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Shutdown:
     """A triple fault. Some KVMs have already reset the vCPU when they report it."""
 
@@ -43,7 +43,7 @@ class Shutdown:
         return "shutdown (triple fault)"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class EmulationFailure:
     """KVM had to emulate an instruction and could not.
 
@@ -57,7 +57,7 @@ class EmulationFailure:
         return "emulation failure" + (f" at bytes {self.instruction.hex(' ')}" if self.instruction else "")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class InternalError:
     """KVM_EXIT_INTERNAL_ERROR of another kind.
 
@@ -73,7 +73,7 @@ class InternalError:
         return f"internal error {self.suberror} of KVM" + "".join(f" {value:#x}" for value in self.data)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class FailEntry:
     """The processor refused the guest's state.
 
@@ -87,7 +87,7 @@ class FailEntry:
         return f"entry failed, hardware reason {self.hardware_reason:#x}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class DebugExit:
     """A single step or a breakpoint.
 
@@ -107,7 +107,7 @@ class DebugExit:
         return f"debug exception {self.exception} at {self.pc:#x}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class MsrAccess:
     """An access to a model-specific register that KVM left to the VMM.
 
@@ -125,7 +125,7 @@ class MsrAccess:
         return f"wrmsr {self.index:#x} <- {self.value:#x}" if self.is_write else f"rdmsr {self.index:#x}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Hypercall:
     """KVM_EXIT_HYPERCALL.
 
@@ -141,7 +141,7 @@ class Hypercall:
         return f"hypercall {self.number}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class SystemEvent:
     """The guest asked for a shutdown or reset by a paravirtual call.
 
@@ -155,7 +155,7 @@ class SystemEvent:
         return f"system event {self.type}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Interrupted:
     """A signal, a kick or a deadline took the vCPU out of the guest; running again goes on."""
 
@@ -163,7 +163,7 @@ class Interrupted:
         return "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class LimitReached:
     """As many exits as were allowed have been recorded; running again goes on."""
 
@@ -171,7 +171,7 @@ class LimitReached:
         return "exit limit reached"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class UnknownExit:
     """An exit that pykvm does not know.
 

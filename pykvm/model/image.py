@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pykvm.model.plain import field, record
+
 from enum import Enum
 
 __all__ = ["Image", "LoadSegment", "StartMode"]
@@ -16,7 +17,7 @@ class StartMode(Enum):
     LONG = "long"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class LoadSegment:
     """Bytes to be stored at a guest-physical address."""
 
@@ -24,7 +25,7 @@ class LoadSegment:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Image:
     """A guest ready to be loaded.
 

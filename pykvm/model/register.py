@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pykvm.model.plain import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 __all__ = ["Field", "Register", "When"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Field:
     """A bit field of a register.
 
@@ -32,7 +36,7 @@ class Field:
         return value >> self.bit & ((1 << self.width) - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class When:
     """A register that is there only while another one holds a value: a bank switch or an index register.
 
@@ -47,7 +51,7 @@ class When:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Register:
     """One register of a device.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pykvm.model.plain import field, record
+
 from enum import IntEnum
 
 __all__ = ["CpuMode", "DescriptorTable", "Registers", "Segment", "SystemRegisters"]
@@ -28,7 +29,7 @@ class CpuMode(IntEnum):
         return ("real", "v86", "prot16", "prot32", "long64")[self]
 
 
-@dataclass(slots=True)
+@record
 class Registers:
     """General registers, instruction pointer and flags (Intel SDM vol. 1, 3.4)."""
 
@@ -52,7 +53,7 @@ class Registers:
     rflags: int = 2
 
 
-@dataclass(slots=True)
+@record
 class Segment:
     """A segment register with its hidden part (Intel SDM vol. 3, 3.4.3 and 3.4.5).
 
@@ -85,7 +86,7 @@ class Segment:
     unusable: int = 0
 
 
-@dataclass(slots=True)
+@record
 class DescriptorTable:
     """GDTR or IDTR: linear base address, and limit in bytes."""
 
@@ -105,7 +106,7 @@ def _task() -> Segment:
     return Segment(type=11, s=0)
 
 
-@dataclass(slots=True)
+@record
 class SystemRegisters:
     """Segments, descriptor tables and control registers (Intel SDM vol. 3, 2.1)."""
 

@@ -23,12 +23,12 @@ from pykvm.model.register import Register
 from pykvm.model.registers import CpuMode
 from pykvm.trace import layout
 from pykvm.trace.instruction import InstructionFinder
-from pykvm.trace.layout import RECORD, SLOT_BYTES, CodeWindow, RawRecord
+from pykvm.trace.layout import RECORD, SLOT_BYTES
 from pykvm.trace.record import TraceRecord
+from pykvm.trace.slot import CodeWindow, RawRecord
 
 __all__ = ["DecodedDevice", "Decoder"]
 
-_KIND_INTERNAL_ERROR = 17
 _EMULATION = 1
 
 
@@ -174,7 +174,7 @@ def _exit(raw: RawRecord) -> Exit:
             return Hypercall(raw.address, ())
         case 9:
             return FailEntry(raw.address)
-        case 17:
+        case layout.KIND_INTERNAL_ERROR:
             return EmulationFailure(b"") if raw.address == _EMULATION else InternalError(raw.address, ())
         case 24:
             return SystemEvent(raw.address)

@@ -12,9 +12,9 @@ from typing import Any
 from pykvm.model.access import Access, Space
 from pykvm.model.exits import Exit, Halt
 from pykvm.model.registers import CpuMode
-from pykvm.trace.layout import CodeWindow
+from pykvm.trace.slot import CodeWindow
 
-__all__ = ["InstructionFinder"]
+__all__ = ["InstructionFinder", "disassemble"]
 
 LONGEST_INSTRUCTION = 15
 _STORES = ("push", "call", "enter", "stos", "movs", "ins", "int", "xchg", "cmpxchg", "xadd", "sgdt", "sidt", "fx")
@@ -131,3 +131,13 @@ def _is_out(insn: Any, access: Access) -> bool:
 
 def _text(insn: Any) -> str:
     return f"{insn.mnemonic} {insn.op_str}".rstrip() if insn is not None else ""
+
+
+def disassemble(code: bytes, mode: CpuMode, address: int) -> tuple[int, str]:
+    """Return the length of the instruction that `code` begins with, and its text; 0 and "" when it is none."""
+    import capstone
+
+    bits = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[mode.bits]
+    for _, size, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, bits).disasm_lite(code, address, 1):
+        return size, f"{mnemonic} {operands}".rstrip()
+    return 0, ""

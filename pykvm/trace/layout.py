@@ -6,7 +6,6 @@ The records are written by the exit loop in C; a test compares this layout with 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 __all__ = [
     "FLAG_FAST",
@@ -18,8 +17,6 @@ __all__ = [
     "NO_CODE",
     "SLOT_BYTES",
     "VERSION",
-    "CodeWindow",
-    "RawRecord",
 ]
 
 MAGIC = b"pykvmtrc"
@@ -44,36 +41,18 @@ KIND_DEBUG = 4
 KIND_HLT = 5
 KIND_MMIO = 6
 KIND_SHUTDOWN = 8
-
-
-class RawRecord(NamedTuple):
-    """One slot as the exit loop wrote it; `kind` is KVM's exit reason."""
-
-    tsc: int
-    rip: int
-    address: int
-    data: int
-    seq: int
-    code: int
-    cs: int
-    kind: int
-    size: int
-    flags: int
-    mode: int
-    vcpu: int
-
-
-class CodeWindow(NamedTuple):
-    """Bytes of guest code around the RIP of an exit.
-
-    Attributes:
-        start: linear address of the first byte.
-        cs_base: base of the code segment, which RIP counts from.
-        data: the bytes.
-        mode: CPU mode number.
-    """
-
-    start: int
-    cs_base: int
-    data: bytes
-    mode: int
+KIND_INTERNAL_ERROR = 17
+KIND_NAMES = {
+    KIND_PIO: "pio",
+    3: "hypercall",
+    KIND_DEBUG: "debug",
+    KIND_HLT: "hlt",
+    KIND_MMIO: "mmio",
+    7: "irq window",
+    KIND_SHUTDOWN: "shutdown",
+    9: "entry failure",
+    KIND_INTERNAL_ERROR: "internal error",
+    24: "system event",
+    29: "rdmsr",
+    30: "wrmsr",
+}

@@ -6,16 +6,18 @@ written, so a full disk is an error here and never a fault in the loop, and what
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
+from pykvm.model.plain import record
 from pykvm.errors import TraceError
 from pykvm.trace.layout import HEADER, MAGIC, SLOT_BYTES, SLOTS_WRITTEN_OFFSET, VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["FileRecorder", "Recorder", "RingRecorder", "Window"]
 
@@ -24,7 +26,7 @@ WINDOW_BYTES = 1 << 20
 NO_MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Window:
     """Where the exit loop writes next; slot `number` is entry ``(number - base) & mask`` behind `offset`.
 
@@ -45,7 +47,7 @@ class Window:
     code_since: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Checkpoint:
     """A place to begin decoding at, other than the start.
 
@@ -122,8 +124,11 @@ class FileRecorder(Recorder):
     Args:
         path: file to create; an existing one is replaced.
         checkpoint: returns the records so far, and what the trace needs to be read: devices, image, host (JSON data).
-        tsc: time-stamp counter now.
+        time_stamp: reads the time-stamp counter.
         tsc_khz: its frequency.
+
+    Attributes:
+        started_tsc: time-stamp counter at the beginning of the trace.
 
     Raises:
         TraceError: the file cannot be created, or there is no room.
@@ -132,8 +137,14 @@ class FileRecorder(Recorder):
     counter_offset = SLOTS_WRITTEN_OFFSET
 
     def __init__(
-        self, path: str, checkpoint: Callable[[], tuple[int, Mapping[str, Any]]], tsc: int, tsc_khz: int
+        self,
+        path: str,
+        checkpoint: Callable[[], tuple[int, Mapping[str, Any]]],
+        time_stamp: Callable[[], int],
+        tsc_khz: int,
     ) -> None:
+        import json
+
         super().__init__(checkpoint)
         self.path = path
         text = json.dumps(checkpoint()[1], separators=(",", ":")).encode()
@@ -149,8 +160,9 @@ class FileRecorder(Recorder):
             os.close(self._fd)
             raise
         self.counter[HEADER.size : HEADER.size + len(text)] = text
+        self.started_tsc = time_stamp()
         self.counter[: HEADER.size] = HEADER.pack(
-            MAGIC, VERSION, SLOT_BYTES, 0, self._header_bytes, len(text), tsc, tsc_khz, time.time_ns(), 0
+            MAGIC, VERSION, SLOT_BYTES, 0, self._header_bytes, len(text), self.started_tsc, tsc_khz, time.time_ns(), 0
         )
 
     def _extend(self, end: int) -> None:

@@ -13,7 +13,7 @@ _DIM, _READ, _WRITE, _ODD, _PLAIN = "\x1b[2m", "\x1b[36m", "\x1b[32m", "\x1b[33m
 
 def line(record: TraceRecord, colour: bool = False) -> str:
     """Return `record` as one line: number, time, mode and CS:RIP, instruction, what happened."""
-    place = f"{record.number:>7} {record.time_s:>11.6f}  {record.where}  {record.instruction:<28} "
+    place = f"{record.number:>7} {record.time_s:>11.6f}  {record.where}  {record.instruction:<32} "
     what = _what(record)
     if not colour:
         return place + what

@@ -11,20 +11,23 @@ import functools
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
 
 from pykvm._kvm import ffi, lib
-from pykvm.accel.kvm.hints import hint
 from pykvm.errors import KvmError
 
 __all__ = ["CData", "KvmFile", "capability_number", "ioctl"]
 
-CData = Any
-"""A cffi object: a pointer to one of the structs of <linux/kvm.h>."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ParamSpec, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
-Self = TypeVar("Self", bound="KvmFile")
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    Self = TypeVar("Self", bound="KvmFile")
+    CData = Any
+else:
+    CData = object
+"""A cffi object: a pointer to one of the structs of <linux/kvm.h>."""
 
 
 def ioctl(name: str, purpose: str, capability: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -44,6 +47,8 @@ def ioctl(name: str, purpose: str, capability: str | None = None) -> Callable[[C
                 return function(*args, **kwargs)
             except OSError as error:
                 number = error.errno or errno.EIO
+                from pykvm.accel.kvm.hints import hint
+
                 scalars = _scalars(function.__code__.co_varnames, args, kwargs)
             meaning = f"could not {purpose}{scalars}: {hint(name, number)}"
             raise KvmError(name, number, meaning + (f" (needs {capability})" if capability else ""))

@@ -8,7 +8,7 @@ from pykvm.model.registers import DescriptorTable, Registers, Segment, SystemReg
 
 __all__ = ["from_kvm_regs", "from_kvm_sregs", "store_sregs", "to_kvm_regs"]
 
-_GENERAL = Registers.__slots__
+_GENERAL = Registers.__match_args__
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 _TABLES = ("gdt", "idt")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.exits import decode_exit
@@ -16,8 +15,9 @@ from pykvm.model.access import Access
 from pykvm.model.exits import Exit, Interrupted, LimitReached
 from pykvm.model.registers import Registers, SystemRegisters
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.accel import AccessTable, RecordSink
+    from pykvm.model.seams import AccessTable, RecordSink
 
 __all__ = ["KvmVcpu"]
 
@@ -153,9 +153,9 @@ class KvmVcpu:
         return int(self._loop.head)
 
     def counts(self) -> dict[int, int]:
-        """Return the records so far by KVM exit reason."""
+        """Return the records so far by kind, KVM's exit reason."""
         counts = self._loop.counts
-        return {reason: counts[reason] for reason in range(_KINDS) if counts[reason]}
+        return {kind: counts[kind] for kind in range(_KINDS) if counts[kind]}
 
     def post_port(self, port: int, size: int) -> None:
         """Let the loop collect writes of `size` bytes to `port`; 0 for none."""
@@ -200,6 +200,11 @@ class KvmVcpu:
         sregs = self.file.get_sregs()
         store_sregs(system, sregs)
         self.file.set_sregs(sregs)
+
+    def translate(self, linear: int) -> int | None:
+        """Return the guest-physical address behind a linear one as the CPU is now; None where nothing is mapped."""
+        walk = self.file.translate(linear)
+        return int(walk.physical_address) if walk.valid else None
 
     def close(self) -> None:
         """Destroy the vCPU. Idempotent."""

@@ -1,0 +1,5 @@
+"""`python -m pykvm`."""
+
+from pykvm.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,159 @@
+"""`pykvm boot`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from pykvm.cli.terminal import (
+    ESCAPE,
+    OutputError,
+    has_colour,
+    is_foreground_terminal,
+    orderly_end,
+    raw_terminal,
+    write_all,
+)
+from pykvm.machine import Machine, Outcome, Reason
+from pykvm.machine.serial import InputPump
+
+__all__ = ["boot"]
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+TERMINAL_COLUMNS = 80
+NEEDS_AUTOPSY = (Reason.GAVE_UP, Reason.CRASHED, Reason.TIMED_OUT, Reason.LIMITED)
+
+
+def boot(arguments: argparse.Namespace) -> int:
+    """Run the image and return the exit status."""
+    with orderly_end(), ExitStack() as stack:
+        machine = stack.enter_context(
+            Machine.boot(
+                arguments.image,
+                mode=arguments.mode,
+                load=arguments.load,
+                entry=arguments.entry,
+                memory=arguments.memory,
+                serial=_serial_sink(arguments.serial, arguments.trace, stack),
+                debug=_say_bytes,
+                record=arguments.record,
+            )
+        )
+        if arguments.serial == "stdio":
+            _connect_stdin(machine, arguments.quiet, stack)
+        return _run(machine, arguments).exit_status
+    return 0
+
+
+def _run(machine: Machine, arguments: argparse.Namespace) -> Outcome:
+    gc.enable()
+    started = time.monotonic()
+    try:
+        if arguments.trace:
+            outcome = _trace(machine, arguments.timeout, arguments.max_exits)
+        else:
+            outcome = machine.run(arguments.timeout, arguments.max_exits)
+    except KeyboardInterrupt:
+        outcome = Outcome(Reason.INTERRUPTED)
+    if not arguments.quiet:
+        _summarise(machine, outcome, time.monotonic() - started)
+    return outcome
+
+
+def _trace(machine: Machine, timeout_s: float | None, max_exits: int | None) -> Outcome:
+    from pykvm.trace.text import line
+
+    colour = has_colour(STDERR)
+    for record in machine.exits(timeout_s, max_exits):
+        _say(line(record, colour))
+    assert machine.outcome is not None
+    return machine.outcome
+
+
+def _summarise(machine: Machine, outcome: Outcome, elapsed_s: float) -> None:
+    counts = machine.counts()
+    total = sum(counts.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    noun = "exit" if total == 1 else "exits"
+    _say(f"pykvm: {outcome}; {total} {noun}{f' ({kinds})' if kinds else ''} in {elapsed_s:.3f} s")
+    if outcome.reason in NEEDS_AUTOPSY:
+        from pykvm.report.autopsy import autopsy
+
+        for text in autopsy(machine, outcome):
+            _say(text)
+
+
+def _serial_sink(target: str, traced: bool, stack: ExitStack) -> Callable[[bytes], object] | None:
+    if target == "none":
+        return None
+    if target == "stdio":
+        if sys.stdout is None:
+            return _refuse_stdout
+        if traced and os.isatty(STDOUT) and os.isatty(STDERR):
+            lines = _WholeLines(lambda data: write_all(STDOUT, data, "stdout"))
+            stack.callback(lines.flush)
+            return lines.write
+        return lambda data: write_all(STDOUT, data, "stdout")
+    try:
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise OutputError(f"serial file {target!r}: {error.strerror}; name a file that can be written with --serial") from error
+    stack.callback(os.close, fd)
+    return lambda data: write_all(fd, data, f"serial file {target!r}")
+
+
+class _WholeLines:
+    """Holds output back to the end of its line, so that a terminal does not show it amid the lines of the trace."""
+
+    def __init__(self, sink: Callable[[bytes], None]) -> None:
+        self._sink = sink
+        self._held = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self._held += data
+        end = self._held.rfind(b"\n") + 1
+        if not end and len(self._held) >= TERMINAL_COLUMNS:
+            end = len(self._held)
+        if end:
+            self._sink(bytes(self._held[:end]))
+            del self._held[:end]
+
+    def flush(self) -> None:
+        if self._held:
+            self._sink(bytes(self._held))
+            self._held.clear()
+
+
+def _refuse_stdout(data: bytes) -> None:
+    raise OutputError("stdout is closed; open it, or send the guest's serial output elsewhere with --serial")
+
+
+def _connect_stdin(machine: Machine, quiet: bool, stack: ExitStack) -> None:
+    if not is_foreground_terminal(STDIN):
+        if not os.isatty(STDIN):
+            stack.callback(InputPump(STDIN, machine.serial).close)
+        return
+    stack.enter_context(raw_terminal(STDIN))
+    pump = InputPump(
+        STDIN,
+        machine.serial,
+        escape=ESCAPE,
+        on_escape=lambda: machine.stop(Outcome(Reason.INTERRUPTED)),
+        on_idle=None if quiet else lambda: _say("pykvm: the guest is running; Ctrl-] ends it"),
+    )
+    stack.callback(pump.close)
+
+
+def _say(text: str) -> None:
+    """Write a line to stderr."""
+    write_all(STDERR, f"{text}\n".encode(errors="backslashreplace"), "stderr")
+
+
+def _say_bytes(data: bytes) -> None:
+    """Show the guest's debug console: on stderr, since stdout is for the serial line alone."""
+    write_all(STDERR, data, "stderr")

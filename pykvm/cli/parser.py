@@ -1,0 +1,159 @@
+"""What the commands take, and the help text."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pykvm import __version__
+from pykvm.errors import ConfigurationError
+from pykvm.units import parse_address, parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["build_parser"]
+
+EXIT_STATUS = """\
+exit status:
+  0      the guest halted for good, or wrote 0 to port 0xf4
+  1-63   the value that the guest wrote to port 0xf4 (63 for larger ones; the summary has the value)
+  64     wrong usage            70   KVM gave up, e.g. could not emulate an instruction
+  65     bad image or trace     71   the guest crashed (triple fault)
+  69     no usable KVM          74   a host file failed: stdout closed, disk full
+  124    --timeout or --max-exits reached
+  130    interrupted: Ctrl-C, or Ctrl-] on a terminal
+"""
+USAGE = 64
+
+
+def _columns() -> int:
+    """Width for help text. argparse's own way imports shutil and its compression modules, at every start."""
+    try:
+        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
+    except (OSError, ValueError):
+        return 80
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=max(_columns() - 2, 40))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _checked(parse: type | object, what: str) -> object:
+    def convert(text: str) -> object:
+        try:
+            return parse(text)  # type: ignore[operator]
+        except ConfigurationError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be {what}") from error
+
+    return convert
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text, 0)
+    if not 0 < value < 1 << 63:
+        raise ValueError
+    return value
+
+
+def _boot(arguments: argparse.Namespace) -> int:
+    from pykvm.cli.boot import boot
+
+    return boot(arguments)
+
+
+def _trace_show(arguments: argparse.Namespace) -> int:
+    from pykvm.cli.trace import show
+
+    return show(arguments)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pykvm.cli.doctor import doctor
+
+    return doctor(arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; `command` in its result is the function to call."""
+    parser = _Parser(
+        prog="pykvm",
+        description="Run a guest on Linux KVM and see everything that it does to its hardware.",
+        epilog=EXIT_STATUS,
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pykvm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="pykvm")
+    _add_boot(commands)
+    _add_trace(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=EXIT_STATUS,
+        formatter_class=_Formatter,
+    )
+
+
+def _add_boot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    boot = _add(commands, "boot", "run a guest image")
+    address = _checked(parse_address, "an address such as 0x7c00")
+    boot.add_argument("image", metavar="IMAGE", help="flat binary")
+    boot.add_argument(
+        "--mode",
+        choices=("real", "protected", "long"),
+        default="real",
+        help="CPU mode that the image starts in (default: real)",
+    )
+    boot.add_argument("--load", metavar="ADDR", type=address, help="load address (default: 0x7c00 in real mode, else 1 MiB)")
+    boot.add_argument("--entry", metavar="ADDR", type=address, help="first instruction (default: the load address)")
+    boot.add_argument(
+        "--memory", metavar="SIZE", type=_checked(parse_size, "a size such as 64M"), default="64M", help="RAM (default: 64M)"
+    )
+    boot.add_argument(
+        "--serial",
+        metavar="stdio|none|FILE",
+        default="stdio",
+        help="where COM1 goes: stdout, with stdin as its input (default); nowhere; or into a file",
+    )
+    boot.add_argument("--timeout", metavar="S", type=_checked(_seconds, "a number of seconds above 0"), help="end the run after S seconds")
+    boot.add_argument("--max-exits", metavar="N", type=_checked(_count, "a number of 1 or more"), help="end the run after N exits")
+    boot.add_argument("--trace", action="store_true", help="print each access of the guest on stderr")
+    boot.add_argument("--record", metavar="FILE", help="record the trace in FILE; read it with pykvm trace show")
+    boot.add_argument("--quiet", action="store_true", help="no summary on stderr; errors only")
+    boot.set_defaults(command=_boot)
+
+
+def _add_trace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    trace = _add(commands, "trace", "read a recorded trace")
+    actions = trace.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="pykvm trace")
+    show = _add(actions, "show", "print a trace, one line per access")
+    show.add_argument("file", metavar="FILE", help="file written by pykvm boot --record")
+    show.set_defaults(command=_trace_show)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = _add(commands, "doctor", "tell whether guests can run here, and on what kind of KVM")
+    doctor.add_argument("--json", action="store_true", help="the same as JSON")
+    doctor.set_defaults(command=_doctor)

@@ -1,0 +1,77 @@
+"""What is left of a guest that ended badly: registers, the instruction at RIP, the last accesses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pykvm.errors import PykvmError
+from pykvm.machine import Machine, Outcome
+from pykvm.model.exits import EmulationFailure, Shutdown
+from pykvm.model.registers import CpuMode, Registers, SystemRegisters
+from pykvm.trace.text import line
+
+__all__ = ["autopsy"]
+
+LAST_RECORDS = 8
+RESET_RIP, RESET_CS = 0xFFF0, 0xF000
+
+
+def autopsy(machine: Machine, outcome: Outcome) -> Iterator[str]:
+    """Yield lines on the state of the guest at its end."""
+    registers, system = machine.vcpu.registers(), machine.vcpu.system_registers()
+    if isinstance(outcome.exit, Shutdown) and was_reset(registers, system):
+        yield "  registers: lost, this KVM resets the CPU at a triple fault"
+    else:
+        yield from _registers(registers, system)
+        yield f"  at RIP: {_instruction(machine, outcome, registers, system)}"
+    records = machine.last_records(LAST_RECORDS)
+    if records:
+        yield "  last exits:"
+        yield from (f"  {line(record)}" for record in records)
+
+
+def was_reset(registers: Registers, system: SystemRegisters) -> bool:
+    """Tell whether the CPU stands at its reset vector (Intel SDM vol. 3, 10.1.4)."""
+    return registers.rip == RESET_RIP and system.cs.selector == RESET_CS and not system.cr0 & 1
+
+
+def _registers(registers: Registers, system: SystemRegisters) -> Iterator[str]:
+    mode = system.mode(registers.rflags)
+    names = Registers.__match_args__ if mode is CpuMode.LONG_64 else (*Registers.__slots__[:8], "rip", "rflags")
+    digits = 16 if mode is CpuMode.LONG_64 else 8
+    for at in range(0, len(names), 4):
+        yield "  " + "  ".join(f"{name:>6} {getattr(registers, name):0{digits}x}" for name in names[at : at + 4])
+    segments = ("cs", "ds", "es", "ss", "fs", "gs")
+    yield "  " + "  ".join(f"{name} {getattr(system, name).selector:04x}" for name in segments) + f"  mode {mode.label}"
+    yield (
+        f"  cr0 {system.cr0:x}  cr2 {system.cr2:x}  cr3 {system.cr3:x}  cr4 {system.cr4:x}  efer {system.efer:x}  "
+        f"gdt {system.gdt.base:x}+{system.gdt.limit:x}  idt {system.idt.base:x}+{system.idt.limit:x}"
+    )
+
+
+def _instruction(machine: Machine, outcome: Outcome, registers: Registers, system: SystemRegisters) -> str:
+    from pykvm.trace.instruction import disassemble
+
+    if isinstance(outcome.exit, EmulationFailure):
+        code = outcome.exit.instruction
+    else:
+        code = b""
+    code = code or _code(machine, system.cs.base + registers.rip)
+    if not code:
+        return f"no memory at linear address {system.cs.base + registers.rip:#x}"
+    size, text = disassemble(code, system.mode(registers.rflags), registers.rip)
+    return f"{code[:size].hex(' ')}  {text}" if size else f"{code.hex(' ')}  (no instruction)"
+
+
+def _code(machine: Machine, linear: int) -> bytes:
+    """Return up to 15 bytes of code at a linear address, none where it is not mapped to RAM."""
+    found = b""
+    for at in range(linear, linear + 15):
+        try:
+            physical = machine.vcpu.translate(at)
+            if physical is None:
+                break
+            found += machine.memory.read(physical, 1)
+        except PykvmError:
+            break
+    return found
