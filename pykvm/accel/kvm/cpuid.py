@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from pykvm._kvm import ffi
 from pykvm.accel.kvm.ioctl import CData
+from pykvm.model.plain import record
 
 __all__ = ["MAX_ENTRIES", "CpuidEntry", "cpuid_entries", "cpuid_table"]
 
@@ -14,7 +14,8 @@ MAX_ENTRIES = 1 << 12
 """More entries than any kernel has; it bounds the growing of a table that is too small."""
 
 
-class CpuidEntry(NamedTuple):
+@record(frozen=True)
+class CpuidEntry:
     """One answer of CPUID: struct kvm_cpuid_entry2 (KVM API 4.46 KVM_GET_SUPPORTED_CPUID).
 
     Attributes:
@@ -42,7 +43,8 @@ def cpuid_table(entries: Sequence[CpuidEntry]) -> CData:
     Raises:
         OverflowError: a number does not fit 32 bits.
     """
-    return ffi.new("struct kvm_cpuid2 *", {"nent": len(entries), "entries": list(entries)})
+    rows = [(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in entries]
+    return ffi.new("struct kvm_cpuid2 *", {"nent": len(rows), "entries": rows})
 
 
 def cpuid_entries(table: CData, room: int) -> list[CpuidEntry]:

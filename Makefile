@@ -1,0 +1,72 @@
+# pykvm: `make help` lists the targets. Everything is installed into .venv, nothing outside this folder.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+SOURCES := pyproject.toml setup.py $(shell find pykvm -name '*.py' -o -name '*.c' -o -name '*.h' -o -name '*.cdef')
+
+.PHONY: help hello test lint format check bench guests clean
+
+help:
+	@echo 'make hello   install into .venv and boot guests/hello.bin'
+	@echo 'make test    install into .venv and run the tests; ARGS="..." goes to pytest'
+	@echo 'make lint    format, lint, types, import layers, docstrings'
+	@echo 'make check   lint and test'
+	@echo 'make format  put the code into the format that lint asks for'
+	@echo 'make bench   measure the exit path against a bare C loop, and a whole boot'
+	@echo 'make guests  assemble the guests, with .asm and .sym beside each'
+	@echo 'make clean   remove everything that was built'
+
+hello: $(VENV)/installed
+	@$(BIN)/pykvm boot guests/hello.bin
+
+test: $(VENV)/test-installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/lint-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/lint-installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: lint test
+
+bench: $(VENV)/installed
+	$(BIN)/python -m tests.bench $(ARGS)
+
+guests:
+	$(MAKE) -C guests
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -f pykvm/_kvm/_binding.c pykvm/_kvm/*.so pykvm/_kvm/*.o
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	$(MAKE) -C guests clean
+
+# What a fresh machine may lack is asked for by name before anything is made.
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo 'pykvm needs Python 3.10 or newer; Debian: apt-get install python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo 'pykvm needs Python 3.10 or newer, and $(PYTHON) is older; name another one with PYTHON=' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'pykvm needs the venv module; Debian: apt-get install python3-venv' >&2; exit 1; }
+	@command -v cc >/dev/null || { echo 'pykvm needs a C compiler; Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
+	@echo '#include <linux/kvm.h>' | cc -E - >/dev/null 2>&1 || { echo 'pykvm needs the kernel headers; Debian: apt-get install linux-libc-dev libc6-dev' >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || { echo 'pykvm needs the C headers of Python; Debian: apt-get install python3-dev' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/lint-installed: $(VENV)/test-installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@

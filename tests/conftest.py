@@ -1,0 +1,68 @@
+"""The tests that need /dev/kvm, and what a run says about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+DEVICE = "/dev/kvm"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def why_no_kvm() -> str:
+    """Return why /dev/kvm cannot be opened, or nothing when it can."""
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{DEVICE} cannot be opened: {os.strerror(error.errno or errno.EIO)}"
+    return ""
+
+
+NO_KVM = why_no_kvm()
+passed_on_kvm: set[str] = set()
+marked_kvm: set[str] = set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs KVM where there is none, with the reason."""
+    for item in items:
+        if item.get_closest_marker("kvm"):
+            marked_kvm.add(item.nodeid)
+            if NO_KVM:
+                item.add_marker(pytest.mark.skip(reason=NO_KVM))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count the tests that really ran on KVM."""
+    if report.when == "call" and report.passed and report.nodeid in marked_kvm:
+        passed_on_kvm.add(report.nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that could have used KVM and did not is red."""
+    whole_run = marked_kvm and len(passed_on_kvm) == 0 and not session.config.option.collectonly
+    if whole_run and not NO_KVM and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which accelerator served how many tests."""
+    if NO_KVM:
+        terminalreporter.write_line(f"KVM: {NO_KVM}; {len(marked_kvm)} tests of it were skipped")
+    elif marked_kvm:
+        terminalreporter.write_line(f"KVM: {len(passed_on_kvm)} of {len(marked_kvm)} tests passed on {DEVICE}")
+
+
+@pytest.fixture(scope="session")
+def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder with all guests, built from their sources."""
+    import subprocess
+
+    out = tmp_path_factory.mktemp("guests")
+    subprocess.run(["make", "-s", "-C", str(ROOT / "guests"), f"OUT={out}"], check=True, timeout=120)
+    yield out
