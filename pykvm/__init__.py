@@ -4,7 +4,20 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-__all__ = ["Access", "Device", "Field", "Machine", "Outcome", "PykvmError", "Reason", "Register", "Space", "TraceFile", "When", "__version__"]
+__all__ = [
+    "Access",
+    "Device",
+    "Field",
+    "Machine",
+    "Outcome",
+    "PykvmError",
+    "Reason",
+    "Register",
+    "Space",
+    "TraceFile",
+    "When",
+    "__version__",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

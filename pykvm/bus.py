@@ -70,7 +70,8 @@ class Bus:
         """
         if size <= 0 or address < 0 or address + size > SPACE_BYTES[space]:
             raise ConfigurationError(
-                f"device {device.name!r} at {space.value}:{address:#x}+{size:#x}: must lie within 0 to {SPACE_BYTES[space] - 1:#x}"
+                f"device {device.name!r} at {space.value}:{address:#x}+{size:#x}: "
+                f"must lie within 0 to {SPACE_BYTES[space] - 1:#x}"
             )
         starts, maps = self._starts[space], self._maps[space]
         at = bisect_right(starts, address)
@@ -125,8 +126,11 @@ def _read_pieces(device: BusDevice, width: int, offset: int, size: int) -> int:
     return value
 
 
-class Dispatch(dict):  # type: ignore[type-arg] - the argument would be evaluated, and import typing
-    """Access key -> what answers it. A miss asks the bus once and is remembered, up to a bound: the guest chooses keys."""
+class Dispatch(dict):  # type: ignore[type-arg]  # an argument would be evaluated here
+    """Access key -> what answers it. A miss asks the bus once and is remembered.
+
+    Up to a bound: it is the guest that chooses the keys.
+    """
 
     def __init__(self, bus: Bus) -> None:
         super().__init__()

@@ -31,9 +31,13 @@ class MemoryRegion:
         self.address = address
         self.size = size
         try:
-            self.buffer = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000))
+            self.buffer = mmap.mmap(
+                -1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+            )
         except (OSError, OverflowError) as error:
-            raise ConfigurationError(f"no {size >> 20} MiB of memory for the guest: {error}; ask for less with --memory") from error
+            raise ConfigurationError(
+                f"no {size >> 20} MiB of memory for the guest: {error}; ask for less with --memory"
+            ) from error
 
 
 class GuestMemory:
@@ -64,7 +68,7 @@ class GuestMemory:
             raise AddressError(address, size, "a length may not be negative")
         for region in self.regions:
             offset = address - region.address
-            if 0 <= offset and offset + size <= region.size:
+            if offset >= 0 and offset + size <= region.size:
                 return region
         raise AddressError(address, size, f"not in guest RAM ({self.layout()})")
 
@@ -114,5 +118,7 @@ class GuestMemory:
     def __enter__(self) -> GuestMemory:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

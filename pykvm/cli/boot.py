@@ -102,7 +102,9 @@ def _serial_sink(target: str, traced: bool, stack: ExitStack) -> Callable[[bytes
     try:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise OutputError(f"serial file {target!r}: {error.strerror}; name a file that can be written with --serial") from error
+        raise OutputError(
+            f"serial file {target!r}: {error.strerror}; name a file that can be written with --serial"
+        ) from error
     stack.callback(os.close, fd)
     return lambda data: write_all(fd, data, f"serial file {target!r}")
 

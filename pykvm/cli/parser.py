@@ -11,7 +11,10 @@ from pykvm.units import parse_address, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Callable
+    from typing import NoReturn, TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ["build_parser"]
 
@@ -46,10 +49,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def _checked(parse: type | object, what: str) -> object:
-    def convert(text: str) -> object:
+def _checked(parse: Callable[[str], T], what: str) -> Callable[[str], T]:
+    def convert(text: str) -> T:
         try:
-            return parse(text)  # type: ignore[operator]
+            return parse(text)
         except ConfigurationError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
         except ValueError as error:
@@ -106,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=text,
@@ -116,7 +119,7 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: st
     )
 
 
-def _add_boot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot = _add(commands, "boot", "run a guest image")
     address = _checked(parse_address, "an address such as 0x7c00")
     boot.add_argument("image", metavar="IMAGE", help="flat binary")
@@ -126,10 +129,16 @@ def _add_boot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="real",
         help="CPU mode that the image starts in (default: real)",
     )
-    boot.add_argument("--load", metavar="ADDR", type=address, help="load address (default: 0x7c00 in real mode, else 1 MiB)")
+    boot.add_argument(
+        "--load", metavar="ADDR", type=address, help="load address (default: 0x7c00 in real mode, else 1 MiB)"
+    )
     boot.add_argument("--entry", metavar="ADDR", type=address, help="first instruction (default: the load address)")
     boot.add_argument(
-        "--memory", metavar="SIZE", type=_checked(parse_size, "a size such as 64M"), default="64M", help="RAM (default: 64M)"
+        "--memory",
+        metavar="SIZE",
+        type=_checked(parse_size, "a size such as 64M"),
+        default="64M",
+        help="RAM (default: 64M)",
     )
     boot.add_argument(
         "--serial",
@@ -137,23 +146,32 @@ def _add_boot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="stdio",
         help="where COM1 goes: stdout, with stdin as its input (default); nowhere; or into a file",
     )
-    boot.add_argument("--timeout", metavar="S", type=_checked(_seconds, "a number of seconds above 0"), help="end the run after S seconds")
-    boot.add_argument("--max-exits", metavar="N", type=_checked(_count, "a number of 1 or more"), help="end the run after N exits")
+    boot.add_argument(
+        "--timeout",
+        metavar="S",
+        type=_checked(_seconds, "a number of seconds above 0"),
+        help="end the run after S seconds",
+    )
+    boot.add_argument(
+        "--max-exits", metavar="N", type=_checked(_count, "a number of 1 or more"), help="end the run after N exits"
+    )
     boot.add_argument("--trace", action="store_true", help="print each access of the guest on stderr")
     boot.add_argument("--record", metavar="FILE", help="record the trace in FILE; read it with pykvm trace show")
     boot.add_argument("--quiet", action="store_true", help="no summary on stderr; errors only")
     boot.set_defaults(command=_boot)
 
 
-def _add_trace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_trace(commands: argparse._SubParsersAction[_Parser]) -> None:
     trace = _add(commands, "trace", "read a recorded trace")
-    actions = trace.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="pykvm trace")
+    actions = trace.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, prog="pykvm trace", parser_class=_Parser
+    )
     show = _add(actions, "show", "print a trace, one line per access")
     show.add_argument("file", metavar="FILE", help="file written by pykvm boot --record")
     show.set_defaults(command=_trace_show)
 
 
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
     doctor = _add(commands, "doctor", "tell whether guests can run here, and on what kind of KVM")
     doctor.add_argument("--json", action="store_true", help="the same as JSON")
     doctor.set_defaults(command=_doctor)

@@ -12,7 +12,16 @@ from types import FrameType
 
 from pykvm.errors import PykvmError
 
-__all__ = ["ESCAPE", "OutputError", "Terminated", "has_colour", "is_foreground_terminal", "orderly_end", "raw_terminal", "write_all"]
+__all__ = [
+    "ESCAPE",
+    "OutputError",
+    "Terminated",
+    "has_colour",
+    "is_foreground_terminal",
+    "orderly_end",
+    "raw_terminal",
+    "write_all",
+]
 
 ESCAPE = 0x1D  # Ctrl-], as telnet has it
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -102,7 +111,9 @@ def raw_terminal(fd: int) -> Iterator[None]:
 @contextmanager
 def orderly_end() -> Iterator[None]:
     """Turn the signals that end a process into `Terminated`, and die of the signal after everything is in order."""
-    before = {number: signal.signal(number, _end) for number in ENDING_SIGNALS if signal.getsignal(number) == signal.SIG_DFL}
+    before = {
+        number: signal.signal(number, _end) for number in ENDING_SIGNALS if signal.getsignal(number) == signal.SIG_DFL
+    }
     try:
         yield
     except Terminated as end:

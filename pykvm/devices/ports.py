@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pykvm.model.plain import record
 from pykvm.devices.device import Device
+from pykvm.model.plain import record
 from pykvm.model.register import Register
 
 __all__ = ["DebugConsole", "ExitPort", "PostPort"]

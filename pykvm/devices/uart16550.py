@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pykvm.model.plain import field, record
 from pykvm.devices.device import Device
+from pykvm.model.plain import field, record
 from pykvm.model.register import Field, Register, When
 
 __all__ = ["FIFO_BYTES", "Uart16550"]
@@ -58,7 +58,10 @@ class Uart16550(Device):
             "FCR",
             2,
             access="w",
-            fields=(*_flags("ENABLE", "CLEAR_RX", "CLEAR_TX", "DMA"), Field("TRIGGER", 6, 2, {0: "1 byte", 1: "4 bytes", 2: "8 bytes", 3: "14 bytes"})),
+            fields=(
+                *_flags("ENABLE", "CLEAR_RX", "CLEAR_TX", "DMA"),
+                Field("TRIGGER", 6, 2, {0: "1 byte", 1: "4 bytes", 2: "8 bytes", 3: "14 bytes"}),
+            ),
             doc="FIFO control",
         ),
         Register(

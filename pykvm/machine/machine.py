@@ -43,7 +43,7 @@ class Machine:
 
     Args:
         memory: RAM in bytes, or text such as "64M".
-        serial: takes what the guest sends on COM1, as bytes; `serial.bytes()` keeps it in any case.
+        serial: takes what the guest sends on COM1, as bytes; `serial.received()` keeps it in any case.
         debug: takes what the guest writes to its debug console.
         record: file to record the trace in; without, the last records are kept in memory.
 
@@ -186,7 +186,7 @@ class Machine:
             for region in self.memory.regions:
                 if address < region.address + region.size and region.address < address + device.size:
                     raise ConfigurationError(
-                        f"device {device.name!r} at {address:#x}: is RAM ({self.memory.layout()}); choose an address outside"
+                        f"device {device.name!r} at {address:#x}: is RAM ({self.memory.layout()}); choose another address"
                     )
             self.bus.attach(device, Space.MMIO, address, device.size)
         device.attached()
@@ -382,5 +382,7 @@ class Machine:
     def __enter__(self) -> Machine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from pykvm.model.plain import record
 from pykvm.model.exits import Exit, Halt, LimitReached, Shutdown
+from pykvm.model.plain import record
 
 __all__ = ["Outcome", "Reason", "outcome_of"]
 

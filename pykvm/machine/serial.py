@@ -34,23 +34,23 @@ class SerialLine:
         self._uart = uart
         self._call_soon = call_soon
         self._sink = sink
-        self._received = bytearray()
+        self._kept = bytearray()
 
     def write(self, data: bytes) -> None:
         """Take bytes from the guest; the UART's output."""
-        self._received += data
-        if len(self._received) > 2 * KEPT_BYTES:
-            del self._received[:-KEPT_BYTES]
+        self._kept += data
+        if len(self._kept) > 2 * KEPT_BYTES:
+            del self._kept[:-KEPT_BYTES]
         if self._sink is not None:
             self._sink(data)
 
-    def bytes(self) -> bytes:
+    def received(self) -> bytes:
         """Return what the guest has sent; of a long output the last MiB at least."""
-        return bytes(self._received)
+        return bytes(self._kept)
 
     def text(self) -> str:
         """Return what the guest has sent as text; bytes that are no UTF-8 as escapes."""
-        return self._received.decode("utf-8", "backslashreplace")
+        return self._kept.decode("utf-8", "backslashreplace")
 
     def send(self, data: bytes) -> None:
         """Send `data` to the guest; from any thread."""
@@ -118,8 +118,8 @@ class InputPump:
         except OSError:
             return False
         left = self._escape is not None and self._escape in data
-        if left:
-            data = data[: data.index(self._escape)]
+        if self._escape is not None:
+            data = data.partition(bytes((self._escape,)))[0]
         if data:
             self._line.send(data)
         if left and self._on_escape is not None:

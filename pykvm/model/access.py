@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pykvm.model.plain import record
-
 from enum import Enum
+
+from pykvm.model.plain import record
 
 __all__ = ["Access", "Space", "key_of"]
 

@@ -6,9 +6,8 @@ Numbers and names are those of the KVM API document, section 5 ("The kvm_run str
 
 from __future__ import annotations
 
-
-from pykvm.model.plain import record
 from pykvm.model.access import Access
+from pykvm.model.plain import record
 
 __all__ = [
     "DebugExit",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pykvm.model.plain import field, record
-
 from enum import Enum
+
+from pykvm.model.plain import field, record
 
 __all__ = ["Image", "LoadSegment", "StartMode"]
 

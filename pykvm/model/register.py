@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pykvm.model.plain import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-from collections.abc import Mapping
 
 __all__ = ["Field", "Register", "When"]
 
@@ -84,7 +84,12 @@ class Register:
             data["reset"] = self.reset
         if self.fields:
             data["fields"] = [
-                {"name": f.name, "bit": f.bit, "width": f.width, "values": {str(k): v for k, v in (f.values or {}).items()}}
+                {
+                    "name": f.name,
+                    "bit": f.bit,
+                    "width": f.width,
+                    "values": {str(k): v for k, v in (f.values or {}).items()},
+                }
                 for f in self.fields
             ]
         if self.when:
@@ -101,7 +106,9 @@ class Register:
             KeyError, TypeError, ValueError: `data` is not of that form.
         """
         fields = tuple(
-            Field(str(f["name"]), int(f["bit"]), int(f["width"]), {int(k): str(v) for k, v in f["values"].items()} or None)
+            Field(
+                str(f["name"]), int(f["bit"]), int(f["width"]), {int(k): str(v) for k, v in f["values"].items()} or None
+            )
             for f in data.get("fields", ())
         )
         when = data.get("when")

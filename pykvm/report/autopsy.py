@@ -37,7 +37,7 @@ def was_reset(registers: Registers, system: SystemRegisters) -> bool:
 
 def _registers(registers: Registers, system: SystemRegisters) -> Iterator[str]:
     mode = system.mode(registers.rflags)
-    names = Registers.__match_args__ if mode is CpuMode.LONG_64 else (*Registers.__slots__[:8], "rip", "rflags")
+    names = Registers.__match_args__ if mode is CpuMode.LONG_64 else (*Registers.__match_args__[:8], "rip", "rflags")
     digits = 16 if mode is CpuMode.LONG_64 else 8
     for at in range(0, len(names), 4):
         yield "  " + "  ".join(f"{name:>6} {getattr(registers, name):0{digits}x}" for name in names[at : at + 4])
@@ -52,11 +52,8 @@ def _registers(registers: Registers, system: SystemRegisters) -> Iterator[str]:
 def _instruction(machine: Machine, outcome: Outcome, registers: Registers, system: SystemRegisters) -> str:
     from pykvm.trace.instruction import disassemble
 
-    if isinstance(outcome.exit, EmulationFailure):
-        code = outcome.exit.instruction
-    else:
-        code = b""
-    code = code or _code(machine, system.cs.base + registers.rip)
+    failed = outcome.exit.instruction if isinstance(outcome.exit, EmulationFailure) else b""
+    code = failed or _code(machine, system.cs.base + registers.rip)
     if not code:
         return f"no memory at linear address {system.cs.base + registers.rip:#x}"
     size, text = disassemble(code, system.mode(registers.rflags), registers.rip)

@@ -135,9 +135,9 @@ class Decoder:
 
     def _device(self, access: Access) -> DecodedDevice | None:
         for device in self._devices:
-            if device.space is access.space and device.address <= access.address:
-                if access.address + access.size <= device.address + device.size:
-                    return device
+            offset = access.address - device.address
+            if device.space is access.space and 0 <= offset and offset + access.size <= device.size:
+                return device
         return None
 
     def _instruction(self, raw: RawRecord, exit: Exit) -> tuple[int, str]:

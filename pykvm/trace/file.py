@@ -42,7 +42,9 @@ class TraceFile:
             self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise TraceError(f"trace file {self.path!r}: {reason}; give a file written by pykvm boot --record") from error
+            raise TraceError(
+                f"trace file {self.path!r}: {reason}; give a file written by pykvm boot --record"
+            ) from error
         try:
             self._read_header()
         except OSError as error:
@@ -62,17 +64,23 @@ class TraceFile:
         _, version, slot_bytes, written, self._data, text_bytes, tsc, tsc_khz, self.start_ns, _ = HEADER.unpack(start)
         if version != VERSION or slot_bytes != SLOT_BYTES:
             raise TraceError(
-                f"trace file {self.path!r}: format version {version} with slots of {slot_bytes} bytes; this pykvm reads "
-                f"version {VERSION} with {SLOT_BYTES}: read it with the pykvm that wrote it"
+                f"trace file {self.path!r}: format version {version} with slots of {slot_bytes} bytes; this pykvm "
+                f"reads version {VERSION} with {SLOT_BYTES}: read it with the pykvm that wrote it"
             )
         size = os.fstat(self._file.fileno()).st_size
-        if not HEADER.size <= self._data or text_bytes > min(self._data - HEADER.size, MAX_DESCRIPTION_BYTES) or self._data > size:
+        if (
+            not HEADER.size <= self._data
+            or text_bytes > min(self._data - HEADER.size, MAX_DESCRIPTION_BYTES)
+            or self._data > size
+        ):
             raise TraceError(f"trace file {self.path!r}: damaged at offset {HEADER.size}: the description does not fit")
         try:
             self.description: dict[str, Any] = json.loads(self._file.read(text_bytes))
             self._decoder = Decoder(self.description, tsc, tsc_khz)
         except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError) as error:
-            raise TraceError(f"trace file {self.path!r}: damaged at offset {HEADER.size}: bad description ({error})") from error
+            raise TraceError(
+                f"trace file {self.path!r}: damaged at offset {HEADER.size}: bad description ({error})"
+            ) from error
         held = (size - self._data) // SLOT_BYTES
         self.slots = min(written, held)
         self.missing = written - self.slots
@@ -98,5 +106,7 @@ class TraceFile:
     def __enter__(self) -> TraceFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

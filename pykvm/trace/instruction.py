@@ -124,9 +124,8 @@ def _is_out(insn: Any, access: Access) -> bool:
     if mnemonic != "out":
         return False
     port, _, source = insn.op_str.partition(", ")
-    if source != {1: "al", 2: "ax", 4: "eax"}.get(access.size):
-        return False
-    return bool(port == "dx" or int(port, 0) == access.address)
+    source_fits = source == {1: "al", 2: "ax", 4: "eax"}.get(access.size)
+    return bool(source_fits and (port == "dx" or int(port, 0) == access.address))
 
 
 def _text(insn: Any) -> str:

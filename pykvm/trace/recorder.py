@@ -11,8 +11,8 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from pykvm.model.plain import record
 from pykvm.errors import TraceError
+from pykvm.model.plain import record
 from pykvm.trace.layout import HEADER, MAGIC, SLOT_BYTES, SLOTS_WRITTEN_OFFSET, VERSION
 
 TYPE_CHECKING = False
@@ -152,7 +152,9 @@ class FileRecorder(Recorder):
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise TraceError(f"trace file {path!r}: {error.strerror}; name a file that can be written with --record") from error
+            raise TraceError(
+                f"trace file {path!r}: {error.strerror}; name a file that can be written with --record"
+            ) from error
         try:
             self._extend(self._header_bytes)
             self.counter = mmap.mmap(self._fd, self._header_bytes)

@@ -18,9 +18,8 @@ def line(record: TraceRecord, colour: bool = False) -> str:
     if not colour:
         return place + what
     access = record.exit
-    if not isinstance(access, Access) or not record.device:
-        tint = _ODD
-    else:
+    tint = _ODD
+    if isinstance(access, Access) and record.device:
         tint = _WRITE if access.is_write else _READ
     return f"{_DIM}{place}{_PLAIN}{tint}{what}{_PLAIN}"
 
@@ -39,7 +38,7 @@ def _what(record: TraceRecord) -> str:
 
 def _meaning(register: Register, value: int) -> str:
     if register.is_text:
-        return f" {ascii(chr(value))}"
+        return f" {chr(value)!a}"
     parts = []
     for field in register.fields:
         bits = field.extract(value)

@@ -58,9 +58,7 @@ def test_committed_hello_is_what_its_source_gives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guest", sorted(modes()))
-def test_the_entry_is_the_first_byte_at_the_load_address(
-    built: Path, guest: str
-) -> None:
+def test_the_entry_is_the_first_byte_at_the_load_address(built: Path, guest: str) -> None:
     lines = (built / f"{guest}.sym").read_text().splitlines()
     symbols = [(int(address, 16), name) for address, name in map(str.split, lines)]
     load = LOAD_ADDRESS[modes()[guest]]
@@ -71,18 +69,14 @@ def test_the_entry_is_the_first_byte_at_the_load_address(
 
 
 @pytest.mark.parametrize("guest", sorted(modes()))
-def test_the_listing_has_source_and_instructions_of_the_mode(
-    built: Path, guest: str
-) -> None:
+def test_the_listing_has_source_and_instructions_of_the_mode(built: Path, guest: str) -> None:
     listing = (built / f"{guest}.asm").read_text()
     assert "(bad)" not in listing
     assert f"{LOAD_ADDRESS[modes()[guest]]:x} <start>:" in listing
     assert re.search(r"^start:", listing, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "guest", sorted(g for g, mode in modes().items() if mode == "real")
-)
+@pytest.mark.parametrize("guest", sorted(g for g, mode in modes().items() if mode == "real"))
 def test_a_real_mode_guest_fits_a_boot_sector(built: Path, guest: str) -> None:
     assert 0 < (built / f"{guest}.bin").stat().st_size <= BOOT_SECTOR_CODE_BYTES
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from errno import E2BIG
 
 from pykvm._kvm import ffi
 from pykvm.accel.kvm.ioctl import CData
 from pykvm.model.plain import record
 
-__all__ = ["MAX_ENTRIES", "CpuidEntry", "cpuid_entries", "cpuid_table"]
+__all__ = ["CpuidEntry", "cpuid_table", "read_cpuid"]
 
-MAX_ENTRIES = 1 << 12
-"""More entries than any kernel has; it bounds the growing of a table that is too small."""
+_FIRST_ROOM = 128
+_MOST_ROOM = 1 << 14  # more entries than any kernel has: growing a table that is too small must end
 
 
 @record(frozen=True)
@@ -47,7 +48,25 @@ def cpuid_table(entries: Sequence[CpuidEntry]) -> CData:
     return ffi.new("struct kvm_cpuid2 *", {"nent": len(rows), "entries": rows})
 
 
-def cpuid_entries(table: CData, room: int) -> list[CpuidEntry]:
-    """Return the entries of a `struct kvm_cpuid2 *` that was allocated for `room` of them."""
-    filled = table.entries[0 : min(table.nent, room)]
-    return [CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in filled]
+def read_cpuid(call: Callable[[int, CData], int], request: int) -> list[CpuidEntry]:
+    """Return the table that an ioctl fills in, given room enough.
+
+    Args:
+        call: issues an ioctl on a file descriptor, given its number and its pointer.
+        request: number of an ioctl that takes a `struct kvm_cpuid2 *` and sets its `nent`.
+
+    Raises:
+        OSError: the ioctl failed for another reason than too little room.
+    """
+    room = _FIRST_ROOM
+    while True:
+        table = ffi.new("struct kvm_cpuid2 *", {"nent": room, "entries": room})
+        try:
+            call(request, table)
+        except OSError as error:
+            if error.errno != E2BIG or room >= _MOST_ROOM:
+                raise
+            room *= 2
+        else:
+            filled = table.entries[0 : min(table.nent, room)]
+            return [CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in filled]

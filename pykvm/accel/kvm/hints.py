@@ -33,7 +33,6 @@ __all__ = ["hint"]
 
 _NO_IRQCHIP = "this VM has no such interrupt controller in the kernel; KVM_CREATE_IRQCHIP makes them"
 _IRQCHIP_FIRST = "create the interrupt controllers before the first vCPU, once, and not beside a split irqchip"
-_BEFORE_RUN = "only possible before the vCPU has run for the first time"
 _UNSETTABLE = "reserved bits, or bits that this vCPU's CPUID does not allow or that contradict each other"
 
 _SPECIFIC = {
@@ -110,7 +109,6 @@ _SPECIFIC = {
     ("KVM_CREATE_DEVICE", EEXIST): "the VM has that device already",
     ("KVM_SET_DEVICE_ATTR", ENXIO): "there is no such attribute",
     ("KVM_GET_DEVICE_ATTR", ENXIO): "there is no such attribute",
-    ("KVM_SET_BOOT_CPU_ID", EBUSY): _BEFORE_RUN,
 }
 
 _GENERAL = {

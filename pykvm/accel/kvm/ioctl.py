@@ -46,12 +46,11 @@ def ioctl(name: str, purpose: str, capability: str | None = None) -> Callable[[C
             try:
                 return function(*args, **kwargs)
             except OSError as error:
-                number = error.errno or errno.EIO
                 from pykvm.accel.kvm.hints import hint
 
-                scalars = _scalars(function.__code__.co_varnames, args, kwargs)
-            meaning = f"could not {purpose}{scalars}: {hint(name, number)}"
-            raise KvmError(name, number, meaning + (f" (needs {capability})" if capability else ""))
+                number = error.errno or errno.EIO
+                meaning = f"could not {purpose}{_scalars(function, args, kwargs)}: {hint(name, number)}"
+                raise KvmError(name, number, meaning + (f" (needs {capability})" if capability else "")) from None
 
         method.__dict__.update(ioctl=name, capability=capability)
         return method
@@ -59,9 +58,11 @@ def ioctl(name: str, purpose: str, capability: str | None = None) -> Callable[[C
     return declare
 
 
-def _scalars(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return the numbers and names among a call's arguments, as " (slot=0x1, size=0x1000)"."""
-    arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+def _scalars(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the numbers and names among a call's arguments, as " (slot=0x1, flags=0x0)"."""
+    import inspect  # heavy, and wanted only once something has gone wrong
+
+    arguments = inspect.signature(function).bind(*args, **kwargs).arguments
     shown = [
         f"{name}={value:#x}" if isinstance(value, int) else f"{name}={value}"
         for name, value in arguments.items()
@@ -88,6 +89,9 @@ def capability_number(name: str | int) -> int:
 
 class KvmFile:
     """An open file descriptor of KVM. A context manager: leaving the block closes it.
+
+    Each method issues one ioctl. It raises KvmError if the ioctl fails; TypeError for a struct of another type;
+    and OverflowError, before anything happens, for a number that the kernel's type cannot hold.
 
     Attributes:
         fd: the file descriptor, -1 once closed.
@@ -130,8 +134,10 @@ class KvmFile:
             raise OSError(-result, os.strerror(-result))
         return result
 
-    def _call_value(self, request: int, value: int) -> int:
-        """Issue an ioctl whose argument is a number instead of a pointer."""
+    def _call_value(self, request: int, value: int, bits: int = 32) -> int:
+        """Issue an ioctl whose argument is a number of so many bits, more of which the kernel would cut off."""
+        if not 0 <= value < 1 << bits:
+            raise OverflowError(f"{value}: not an unsigned number of {bits} bits")
         return self._call(request, ffi.cast("void *", value))
 
     def _get(self, request: int, pointer_type: str) -> CData:

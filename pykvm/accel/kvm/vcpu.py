@@ -43,7 +43,11 @@ class KvmVcpu:
         self._ram = ram
         self._loop = lib.pykvm_loop_create(file.fd, mapped_bytes, index, ram)
         if self._loop == ffi.NULL:
-            raise KvmError("mmap of the vCPU", ffi.errno or errno.ENOMEM, "could not map its shared page: the host is out of memory")
+            raise KvmError(
+                "mmap of the vCPU",
+                ffi.errno or errno.ENOMEM,
+                "could not map its shared page: the host is out of memory",
+            )
         self._values = ffi.new("uint32_t[]", _POSTED_AT_ONCE)
         self._sink: RecordSink | None = None
         self._window: tuple[CData, CData] | None = None

@@ -58,7 +58,9 @@ def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Regis
         raise ConfigurationError(f"entry {entry:#x}: must be below 4 GiB in {mode.value} mode; see --entry and --load")
     needed = max(address + size for address, size in tables_bytes(mode))
     if memory.size < needed:
-        raise ConfigurationError(f"memory of {memory.size} bytes: {mode.value} mode needs {needed} for its tables; see --memory")
+        raise ConfigurationError(
+            f"memory of {memory.size} bytes: {mode.value} mode needs {needed} for its tables; see --memory"
+        )
     stack = min(layout.PROTECTED_STACK, memory.size)
     registers = Registers(rip=entry, rsp=stack, rbp=stack, rflags=2)
     memory.write(layout.GDT, struct.pack(f"<{len(_GDT)}Q", *_GDT))
@@ -68,7 +70,7 @@ def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Regis
 def _real(entry: int) -> tuple[Registers, SystemRegisters]:
     if not 0 <= entry <= REAL_MODE_END:
         raise ConfigurationError(
-            f"entry {entry:#x}: real mode reaches 0 to {REAL_MODE_END:#x}; lower --load or --entry, or pick another --mode"
+            f"entry {entry:#x}: real mode reaches 0 to {REAL_MODE_END:#x}; lower --load or --entry, or change --mode"
         )
     # A boot sector expects segment 0 where it fits; above, the usual 64 KiB segment.
     selector = 0 if entry < 0x10000 else min(entry >> 4 & 0xF000, 0xF000)

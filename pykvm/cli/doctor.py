@@ -1,0 +1,111 @@
+"""`pykvm doctor`: can guests run here, and on what kind of KVM.
+
+`--json` prints one object with these keys, which stay as they are::
+
+    device            path, exists, opens, problem (why it does not open and what mends it, or null)
+    api_version       12, or null when the device does not open
+    capabilities      by name: value (0: missing), required, about
+    features          by name: works, about, problem (what happened instead, or null)
+    missing_features  names of the features that do not work
+    behaviour         by name: value (null: no answer), about, problem
+                        out_rip      "on" or "past": where RIP stands at the exit of an out
+                        rep_outsb    "whole" or "element": one exit for all of it, or one for each element
+                        rep_insb     the same
+                        ring0_speed  instructions per second
+    modules           names of the loaded kernel modules of KVM, which say nothing about what works
+    kind              "hardware", "partial", "emulated" or "unknown": what executes the guest's ring 0
+    kind_text         the same in words
+    usable            true when a guest has run: the exit status is then 0, else 69
+    verdict           one line
+
+`features` and `behaviour` are empty when the device does not open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+
+from pykvm.accel.kvm.survey import Finding, Survey, survey
+from pykvm.cli.terminal import OutputError, has_colour
+
+__all__ = ["doctor"]
+
+NO_USABLE_KVM = 69
+OK, NO, NEUTRAL = "ok", "no", "--"
+COLOURS = {OK: "\x1b[32m", NO: "\x1b[31m", NEUTRAL: "\x1b[2m"}
+RESET = "\x1b[0m"
+
+_BEHAVIOUR = {
+    "past": "past the instruction",
+    "on": "on the instruction",
+    "whole": "one, with a count",
+    "element": "one for each element",
+}
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print what was found about this machine's KVM; return 0 when guests can run, else 69."""
+    found = survey()
+    if sys.stdout is None:
+        raise OutputError("stdout is closed; there is nowhere to print to")
+    text = json.dumps(found.as_json(), indent=2) if arguments.json else _report(found, has_colour(sys.stdout.fileno()))
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise OutputError("stdout was closed by its reader; not all of the report was printed") from None
+    except OSError as error:
+        raise OutputError(f"stdout: {error.strerror}; not all of the report was printed") from error
+    return 0 if found.usable else NO_USABLE_KVM
+
+
+def _report(found: Survey, colour: bool) -> str:
+    rows = [*_device(found), *_capabilities(found), *_features(found), *_behaviour(found), *_conclusion(found)]
+    width = max(len(name) for _, name, _ in rows)
+    return "\n".join(f"{_mark(mark, colour)}  {name:{width}}  {text}".rstrip() for mark, name, text in rows)
+
+
+def _mark(mark: str, colour: bool) -> str:
+    return f"{COLOURS[mark]}{mark}{RESET}" if colour else mark
+
+
+def _device(found: Survey) -> Iterator[tuple[str, str, str]]:
+    yield OK if found.exists else NO, "device", f"{found.path} {'exists' if found.exists else 'does not exist'}"
+    yield OK if found.problem is None else NO, "access", found.problem or "opens for reading and writing"
+    if found.api_version is not None:
+        yield OK, "API version", str(found.api_version)
+    yield NEUTRAL, "kernel modules", (", ".join(found.modules) or "none") + " (only their claim)"
+
+
+def _capabilities(found: Survey) -> Iterator[tuple[str, str, str]]:
+    digits = max((len(str(item.value)) for item in found.capabilities), default=0)
+    for item in found.capabilities:
+        need = " (required)" if item.is_required else ""
+        yield (
+            OK if item.value else NO if item.is_required else NEUTRAL,
+            item.name,
+            f"{item.value:>{digits}}  {item.about}{need}",
+        )
+
+
+def _features(found: Survey) -> Iterator[tuple[str, str, str]]:
+    for item in found.features:
+        yield OK if item.value else NO, item.name, item.about + (f": {item.problem}" if item.problem else "")
+
+
+def _behaviour(found: Survey) -> Iterator[tuple[str, str, str]]:
+    for item in found.behaviour:
+        yield NO if item.problem else NEUTRAL, item.name, f"{item.about}: {item.problem or _value(item)}"
+
+
+def _value(item: Finding) -> str:
+    return f"{item.value / 1e6:.1f} million" if isinstance(item.value, int) else _BEHAVIOUR[str(item.value)]
+
+
+def _conclusion(found: Survey) -> Iterator[tuple[str, str, str]]:
+    if found.problem is None:
+        yield NEUTRAL, "kind", found.kind_text
+    yield OK if found.usable else NO, "verdict", found.verdict

@@ -1,0 +1,108 @@
+"""Every command and every Python block of the README is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEADLINE_S = 120
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+MAKES_EVERYTHING = {"make hello", "make test"}
+
+
+def run(command: list[str] | str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        shell=isinstance(command, str),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a folder that looks like a checkout in which `make hello` has been run with this interpreter."""
+    (tmp_path / "guests").symlink_to(ROOT / "guests")
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "pykvm").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pykvm "$@"\n')
+    (tools / "pykvm").chmod(0o755)
+    return tmp_path
+
+
+def test_the_two_commands_are_there() -> None:
+    assert set(COMMANDS) >= MAKES_EVERYTHING
+
+
+@pytest.mark.kvm
+def test_make_hello_prints_what_the_readme_says(tmp_path: Path) -> None:
+    result = run(["make", "--no-print-directory", "hello"], ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "Hello from pykvm!\n" in result.stdout
+    assert "pykvm: the guest halted; 44 exits (43 pio, 1 hlt) in " in result.stderr
+
+
+@pytest.mark.kvm
+def test_the_commands_work_in_order(checkout: Path) -> None:
+    commands = [command for command in COMMANDS if command not in MAKES_EVERYTHING]
+    assert len(commands) >= 4
+    for command in commands:
+        result = run(command, checkout)
+        assert result.returncode == 0, f"{command}: {result.stderr}"
+
+
+@pytest.mark.kvm
+def test_the_trace_is_the_one_shown(checkout: Path) -> None:
+    shown = re.findall(r"^ +\d+ +[\d.]+  (real .*)$", README, re.MULTILINE)
+    assert len(shown) == 5
+    result = run(".venv/bin/pykvm boot guests/hello.bin --trace", checkout)
+    printed = [line[21:] for line in result.stderr.splitlines()]
+    assert [line for line in printed if line in shown][:5] == shown
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_the_python_blocks_run(checkout: Path, number: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", blocks("python")[number]],
+        cwd=checkout,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "the guest" in result.stdout
+
+
+def test_the_options_are_those_of_the_command() -> None:
+    result = run([sys.executable, "-m", "pykvm", "boot", "--help"], ROOT)
+    options = set(re.findall(r"--[a-z-]+", result.stdout)) - {"--help"}
+    documented = set(re.findall(r"--[a-z-]+", README))
+    assert result.returncode == 0
+    assert options <= documented
+
+
+def test_the_exit_statuses_are_those_of_the_help_text() -> None:
+    result = run([sys.executable, "-m", "pykvm", "--help"], ROOT)
+    in_table = set(re.findall(r"^\| (\d+|1-63) \|", README, re.MULTILINE))
+    for status in in_table:
+        assert re.search(rf"(?<!\d){status}(?!\d)", result.stdout), status
