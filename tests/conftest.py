@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ passed_on_kvm: set[str] = set()
 marked_kvm: set[str] = set()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs KVM where there is none, with the reason."""
     for item in items:
@@ -45,8 +45,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A run that could have used KVM and did not is red."""
-    whole_run = marked_kvm and len(passed_on_kvm) == 0 and not session.config.option.collectonly
-    if whole_run and not NO_KVM and session.exitstatus == pytest.ExitCode.OK:
+    none_ran = marked_kvm and not passed_on_kvm and not session.config.option.collectonly
+    if none_ran and not NO_KVM and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -59,10 +59,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def guests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with all guests, built from their sources."""
     import subprocess
 
     out = tmp_path_factory.mktemp("guests")
     subprocess.run(["make", "-s", "-C", str(ROOT / "guests"), f"OUT={out}"], check=True, timeout=120)
-    yield out
+    return out

@@ -92,7 +92,13 @@ def test_pip_installs_the_tree(tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     run(*pip, "--no-build-isolation", "--no-deps", "--target", target, copy, folder=tmp_path)
-    code = f"import sys; sys.path.insert(0, {str(target)!r}); from pykvm.cli import main; import pykvm; " + (
-        f"assert pykvm.__file__.startswith({str(target)!r}); sys.exit(main(['boot', {str(ROOT / 'guests/hello.bin')!r}]))"
+    code = "\n".join(
+        (
+            "import sys",
+            f"sys.path.insert(0, {str(target)!r})",
+            "import pykvm, pykvm.cli",
+            f"assert pykvm.__file__.startswith({str(target)!r})",
+            f"sys.exit(pykvm.cli.main(['boot', {str(ROOT / 'guests/hello.bin')!r}]))",
+        )
     )
     assert "Hello from pykvm!" in run(sys.executable, "-c", code, folder=tmp_path)

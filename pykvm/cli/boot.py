@@ -40,7 +40,7 @@ def boot(arguments: argparse.Namespace) -> int:
                 entry=arguments.entry,
                 memory=arguments.memory,
                 serial=_serial_sink(arguments.serial, arguments.trace, stack),
-                debug=_say_bytes,
+                debug=_debug_sink(arguments.trace, stack),
                 record=arguments.record,
             )
         )
@@ -156,6 +156,14 @@ def _say(text: str) -> None:
     write_all(STDERR, f"{text}\n".encode(errors="backslashreplace"), "stderr")
 
 
-def _say_bytes(data: bytes) -> None:
+def _debug_sink(traced: bool, stack: ExitStack) -> Callable[[bytes], object]:
     """Show the guest's debug console: on stderr, since stdout is for the serial line alone."""
-    write_all(STDERR, data, "stderr")
+
+    def say(data: bytes) -> None:
+        write_all(STDERR, data, "stderr")
+
+    if not traced:
+        return say
+    lines = _WholeLines(say)
+    stack.callback(lines.flush)
+    return lines.write

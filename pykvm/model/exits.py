@@ -36,10 +36,16 @@ class Halt:
 
 @record(frozen=True)
 class Shutdown:
-    """A triple fault. Some KVMs have already reset the vCPU when they report it."""
+    """A triple fault.
+
+    Attributes:
+        was_reset: KVM has already reset the CPU, so that its registers say nothing about the fault.
+    """
+
+    was_reset: bool = False
 
     def __str__(self) -> str:
-        return "shutdown (triple fault)"
+        return "shutdown (triple fault" + ("; KVM has reset the CPU)" if self.was_reset else ")")
 
 
 @record(frozen=True)
@@ -53,7 +59,7 @@ class EmulationFailure:
     instruction: bytes
 
     def __str__(self) -> str:
-        return "emulation failure" + (f" at bytes {self.instruction.hex(' ')}" if self.instruction else "")
+        return "emulation failure"
 
 
 @record(frozen=True)

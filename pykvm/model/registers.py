@@ -6,7 +6,10 @@ from enum import IntEnum
 
 from pykvm.model.plain import field, record
 
-__all__ = ["CpuMode", "DescriptorTable", "Registers", "Segment", "SystemRegisters"]
+__all__ = ["RESET_VECTOR", "CpuMode", "DescriptorTable", "Registers", "Segment", "SystemRegisters"]
+
+RESET_VECTOR = 0xF000, 0xFFF0
+"""CS and IP after a reset (Intel SDM vol. 3, 10.1.4)."""
 
 
 class CpuMode(IntEnum):

@@ -13,26 +13,21 @@ from pykvm.trace.text import line
 __all__ = ["autopsy"]
 
 LAST_RECORDS = 8
-RESET_RIP, RESET_CS = 0xFFF0, 0xF000
 
 
 def autopsy(machine: Machine, outcome: Outcome) -> Iterator[str]:
     """Yield lines on the state of the guest at its end."""
     registers, system = machine.vcpu.registers(), machine.vcpu.system_registers()
-    if isinstance(outcome.exit, Shutdown) and was_reset(registers, system):
+    if isinstance(outcome.exit, Shutdown) and outcome.exit.was_reset:
         yield "  registers: lost, this KVM resets the CPU at a triple fault"
     else:
         yield from _registers(registers, system)
-        yield f"  at RIP: {_instruction(machine, outcome, registers, system)}"
+        label = "could not emulate" if isinstance(outcome.exit, EmulationFailure) else "at RIP"
+        yield f"  {label}: {_instruction(machine, outcome, registers, system)}"
     records = machine.last_records(LAST_RECORDS)
     if records:
         yield "  last exits:"
         yield from (f"  {line(record)}" for record in records)
-
-
-def was_reset(registers: Registers, system: SystemRegisters) -> bool:
-    """Tell whether the CPU stands at its reset vector (Intel SDM vol. 3, 10.1.4)."""
-    return registers.rip == RESET_RIP and system.cs.selector == RESET_CS and not system.cr0 & 1
 
 
 def _registers(registers: Registers, system: SystemRegisters) -> Iterator[str]:

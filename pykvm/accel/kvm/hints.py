@@ -61,7 +61,7 @@ _SPECIFIC = {
     ("KVM_SET_CPUID2", EINVAL): "the table changes what a vCPU that has run can do, or repeats an entry; set it "
     "before the first run",
     ("KVM_SET_CPUID2", E2BIG): "the table has more entries than KVM takes",
-    ("KVM_SET_MP_STATE", EINVAL): "the state exists only with the interrupt controllers in the kernel",
+    ("KVM_SET_MP_STATE", EINVAL): "no such state, or one that exists only with the interrupt controllers in the kernel",
     ("KVM_GET_LAPIC", EINVAL): _NO_IRQCHIP,
     ("KVM_SET_LAPIC", EINVAL): _NO_IRQCHIP,
     ("KVM_SET_GUEST_DEBUG", EINVAL): "unknown control bits; see KVM_CAP_SET_GUEST_DEBUG2",
@@ -73,6 +73,7 @@ _SPECIFIC = {
     ("KVM_SET_TSC_KHZ", EINVAL): "this processor cannot scale the time-stamp counter to that frequency",
     ("KVM_GET_TSC_KHZ", EIO): "the host's time-stamp counter is unstable",
     ("KVM_KVMCLOCK_CTRL", EINVAL): "the guest has not enabled its kvmclock",
+    ("KVM_GET_NESTED_STATE", EINVAL): "this KVM does not nest",
     ("KVM_SET_NESTED_STATE", EINVAL): "state of another vendor's processor, or incomplete, or nesting is not in "
     "this vCPU's CPUID",
     ("KVM_CREATE_IRQCHIP", EEXIST): _IRQCHIP_FIRST,
@@ -87,6 +88,7 @@ _SPECIFIC = {
     ("KVM_SET_PIT2", ENXIO): "this VM has no interval timer in the kernel; KVM_CREATE_PIT2 makes it",
     ("KVM_REINJECT_CONTROL", ENXIO): "this VM has no interval timer in the kernel; KVM_CREATE_PIT2 makes it",
     ("KVM_SIGNAL_MSI", EINVAL): "the message names no interrupt, or this VM has no local APIC in the kernel",
+    ("KVM_SIGNAL_MSI", EPERM): "the message names no vCPU",
     ("KVM_SET_GSI_ROUTING", EINVAL): "a route names no pin, or this VM has no interrupt controllers in the kernel",
     ("KVM_IRQFD", EINVAL): "not an eventfd, a GSI without a route, or no interrupt controllers in the kernel",
     ("KVM_IRQFD", EBUSY): "the eventfd serves a GSI already",

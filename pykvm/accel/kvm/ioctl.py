@@ -29,6 +29,8 @@ else:
     CData = object
 """A cffi object: a pointer to one of the structs of <linux/kvm.h>."""
 
+_MAYBE_MISSING = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)  # what a KVM without the ioctl returns
+
 
 def ioctl(name: str, purpose: str, capability: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare that a method issues one ioctl; its OSError then becomes a KvmError that explains itself.
@@ -50,7 +52,9 @@ def ioctl(name: str, purpose: str, capability: str | None = None) -> Callable[[C
 
                 number = error.errno or errno.EIO
                 meaning = f"could not {purpose}{_scalars(function, args, kwargs)}: {hint(name, number)}"
-                raise KvmError(name, number, meaning + (f" (needs {capability})" if capability else "")) from None
+                if capability and number in _MAYBE_MISSING:
+                    meaning += f" (needs {capability})"
+                raise KvmError(name, number, meaning) from None
 
         method.__dict__.update(ioctl=name, capability=capability)
         return method

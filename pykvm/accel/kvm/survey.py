@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from pykvm.accel.kvm import probe
 from pykvm.accel.kvm.system_file import SystemFile
@@ -138,13 +139,16 @@ class Survey:
     def kind_text(self) -> str:
         """The kind in words."""
         if self.kind == "emulated":
-            text = "ring-0 code emulated by the kernel (a nested KVM without VT-x/SVM): about "
-            text += f"{(self.speed or 0) / 1e6:.1f} M instructions/s"
-            return text + ("; SSE and others fail in ring 0" if "sse-ring0" in self.missing else "")
+            return (
+                "ring-0 code emulated by the kernel (a nested KVM without VT-x/SVM): "
+                f"about {(self.speed or 0) / 1e6:.1f} M instructions/s"
+                + ("; SSE and others fail in ring 0" if "sse-ring0" in self.missing else "")
+            )
         return {
             "hardware": "hardware virtualisation (VT-x or SVM)",
             "partial": "ring-0 code runs at the processor's speed, but not all of it as VT-x or SVM would run it",
-        }.get(self.kind, "unknown: no guest ran")
+            "unknown": "unknown: the loop that shows it did not run",
+        }[self.kind]
 
     @property
     def verdict(self) -> str:
@@ -161,7 +165,12 @@ class Survey:
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain data; `pykvm.cli.doctor` documents the keys."""
         return {
-            "device": {"path": self.path, "exists": self.exists, "opens": self.problem is None, "problem": self.problem},
+            "device": {
+                "path": self.path,
+                "exists": self.exists,
+                "opens": self.problem is None,
+                "problem": self.problem,
+            },
             "api_version": self.api_version,
             "capabilities": {
                 item.name: {"value": item.value, "required": item.is_required, "about": item.about}
@@ -189,7 +198,9 @@ def survey(path: str = "/dev/kvm") -> Survey:
 
     Where guests never exit, each probe's deadline makes it a few seconds.
     """
-    problem, version, capabilities = None, None, ()
+    problem: str | None = None
+    version: int | None = None
+    capabilities: tuple[Capability, ...] = ()
     try:
         with SystemFile(path) as system:
             version = system.get_api_version()
@@ -218,26 +229,32 @@ def _capabilities(system: SystemFile) -> tuple[Capability, ...]:
 
 
 def _features(path: str) -> tuple[Finding, ...]:
-    def works(program: probe.Program) -> bool:
-        probe.passes(program, path)
-        return True
-
     return tuple(
-        _find(name, program.about, lambda program=program: works(program), otherwise=False)
+        _find(name, program.about, partial(_works, program, path), otherwise=False)
         for name, program in probe.FEATURES.items()
     )
 
 
-def _behaviour(path: str) -> tuple[Finding, ...]:
-    def string(name: str) -> str:
-        return "whole" if probe.string_is_whole(name, path) else "element"
+def _works(program: probe.Program, path: str) -> bool:
+    probe.passes(program, path)
+    return True
 
+
+def _behaviour(path: str) -> tuple[Finding, ...]:
     return (
-        _find("out_rip", "where RIP stands at an out's exit", lambda: "past" if probe.out_is_past(path) else "on"),
-        _find("rep_outsb", "how many exits rep outsb makes", lambda: string("outsb")),
-        _find("rep_insb", "how many exits rep insb makes", lambda: string("insb")),
+        _find("out_rip", "where RIP stands at an out's exit", partial(_out_rip, path)),
+        _find("rep_outsb", "how many exits rep outsb makes", partial(_string, "outsb", path)),
+        _find("rep_insb", "how many exits rep insb makes", partial(_string, "insb", path)),
         _find("ring0_speed", "instructions per second in ring 0", lambda: int(probe.ring0_speed(path))),
     )
+
+
+def _out_rip(path: str) -> str:
+    return "past" if probe.out_is_past(path) else "on"
+
+
+def _string(name: str, path: str) -> str:
+    return "whole" if probe.string_is_whole(name, path) else "element"
 
 
 def _find(name: str, about: str, ask: Callable[[], bool | str | int], otherwise: bool | None = None) -> Finding:
