@@ -1,5 +1,5 @@
 """`python -m pykvm`."""
 
-from pykvm.cli import main
+from pykvm.cli import console
 
-raise SystemExit(main())
+console()

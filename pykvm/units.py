@@ -17,15 +17,19 @@ def parse_size(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = number[-1:] if number[-1:] in _UNITS and not number.startswith("0X") else ""
+    number, unit = text.strip().upper(), ""
+    # B is a digit of a hexadecimal number.
+    if not number.startswith("0X"):
+        number = number.removesuffix("B").removesuffix("I")
+        unit = number[-1:] if number[-1:] in _UNITS else ""
     try:
         value = int(number.removesuffix(unit), 0)
     except ValueError:
         value = -1
-    if value < 0:
+    value *= _UNITS[unit]
+    if not 0 <= value < 1 << 64:
         raise ConfigurationError(f"size {text!r}: must be a number with K, M or G behind it, such as 64M")
-    return value * _UNITS[unit]
+    return value
 
 
 def parse_address(text: str | int) -> int:

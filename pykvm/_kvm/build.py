@@ -28,8 +28,8 @@ INCLUDES = r"""
 #include <unistd.h>
 #include <x86intrin.h>
 #include <linux/kvm.h>
-#ifndef KVM_CAP_VM_DISABLE_NX_HUGE_PAGES
-#error "pykvm needs the kernel headers of Linux 6.0 or newer (Debian: linux-libc-dev)"
+#ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+#error "pykvm needs the kernel headers of Linux 6.1 or newer (Debian: linux-libc-dev)"
 #endif
 """
 

@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from pykvm.cli.parser import build_parser
 from pykvm.errors import PykvmError
 
-__all__ = ["main"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["console", "main"]
 
 INTERRUPTED = 130
 
@@ -31,6 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         gc.enable()
         _flush()
+
+
+def console() -> NoReturn:
+    """Run one command and end the process: the entry point of the command line.
+
+    Everything is closed by then. Taking the interpreter apart as well would be a twelfth of a short run.
+    """
+    os._exit(main())
 
 
 def _complain(message: str) -> None:

@@ -68,7 +68,9 @@ class Device:
     def __init_subclass__(cls) -> None:
         cls._layout, cls._writable = _lay_out(cls.registers)
         if "State" not in cls.__dict__ and "registers" in cls.__dict__:
-            kept = {register.name.lower(): register.reset for register in cls.registers if "r" in register.access}
+            # A register that selects others is remembered even when the guest cannot read it.
+            selecting = {register.when.register for register in cls.registers if register.when}
+            kept = {r.name.lower(): r.reset for r in cls.registers if "r" in r.access or r.name in selecting}
             kept_types = dict.fromkeys(kept, "int")
             cls.State = record(type(f"{cls.__name__}State", (), {**kept, "__annotations__": kept_types}))
 
@@ -151,7 +153,7 @@ class Device:
         code = getattr(self, f"write_{register.name}", None)
         if code is not None:
             code(value)
-        elif "r" in register.access:
+        elif hasattr(self.state, register.name.lower()):
             setattr(self.state, register.name.lower(), value)
 
 
@@ -163,6 +165,8 @@ def _lay_out(
     names = {register.name for register in registers}
     for register in registers:
         _check(register, names)
+        if register.name in writable:
+            raise DeviceError(f"register {register.name!r}: is declared twice")
         every = (1 << 8 * register.size) - 1
         declared = sum(((1 << f.width) - 1) << f.bit for f in register.fields)
         writable[register.name] = declared & every if register.fields else every
@@ -185,7 +189,7 @@ def _check(register: Register, names: set[str]) -> None:
         raise DeviceError(f"{where}: is selected by {register.when.register!r}, which is not declared")
     used = 0
     for f in register.fields:
-        bits = ((1 << f.width) - 1) << f.bit
-        if f.width < 1 or bits >> 8 * register.size or used & bits:
+        bits = ((1 << f.width) - 1) << f.bit if f.width > 0 and f.bit >= 0 else 0
+        if not bits or bits >> 8 * register.size or used & bits:
             raise DeviceError(f"{where}: field {f.name!r} leaves the register or overlaps another field")
         used |= bits

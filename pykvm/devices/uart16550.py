@@ -1,4 +1,4 @@
-"""The 16550A UART (National Semiconductor PC16550D data sheet, sections 8.0 to 8.7), for polling.
+"""The 16550A UART (National Semiconductor PC16550D data sheet, sections 8.0 to 8.12), for polling.
 
 The line is infinitely fast: a byte written has left at once, so THRE and TEMT are always set. Received bytes wait in
 a host-side backlog until the FIFO has room, so nothing overruns.
@@ -18,7 +18,7 @@ FIFO_BYTES = 16
 
 IER_RX, IER_THRE, IER_LINE, IER_MODEM = 1, 2, 4, 8
 IIR_NONE, IIR_MODEM, IIR_THRE, IIR_RX, IIR_LINE, IIR_TIMEOUT, IIR_FIFOS = 0x01, 0x00, 0x02, 0x04, 0x06, 0x0C, 0xC0
-FCR_ENABLE, FCR_CLEAR_RX = 1, 2
+FCR_ENABLE, FCR_CLEAR_RX, FCR_CLEAR_TX = 1, 2, 4
 LCR_DLAB = 0x80
 MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 1, 2, 4, 8, 16
 LSR_DR, LSR_OE, LSR_THRE, LSR_TEMT = 0x01, 0x02, 0x20, 0x40
@@ -138,15 +138,18 @@ class Uart16550(Device):
         return value
 
     def write_THR(self, value: int) -> None:
-        """Send a byte: to the other end, or in loopback to the receiver (8.6.4)."""
+        """Send a byte: to the other end, or in loopback to the receiver (8.8)."""
         self.state.thre_pending = True
         if not self.state.mcr & MCR_LOOP:
             self.output(bytes((value,)))
             return
-        if len(self.state.fifo) >= self._depth():
-            self.state.overrun = True
-        else:
+        if len(self.state.fifo) < self._depth():
             self.state.fifo.append(value)
+        else:
+            self.state.overrun = True
+            # A full FIFO keeps its bytes and the new one is lost; the one byte of RBR is overwritten (8.4).
+            if not self.state.fcr & FCR_ENABLE:
+                self.state.fifo[0] = value
         self._declare_fast()
 
     def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
@@ -162,17 +165,19 @@ class Uart16550(Device):
         self._declare_fast()
 
     def read_IIR(self) -> int:
-        """Return the pending interrupt of the highest priority (table III)."""
+        """Return the pending interrupt of the highest priority (table IV)."""
         cause = self._cause()
         if cause == IIR_THRE:
             self.state.thre_pending = False
         return cause | (IIR_FIFOS if self.state.fcr & FCR_ENABLE else 0)
 
     def write_FCR(self, value: int) -> None:
-        """Switching the FIFOs on or off empties them (8.4)."""
+        """Switching the FIFOs on or off empties them; without ENABLE the other bits do nothing (8.5)."""
+        if not value & FCR_ENABLE:
+            value = 0
         if value & FCR_CLEAR_RX or (value ^ self.state.fcr) & FCR_ENABLE:
             self.state.fifo.clear()
-        self.state.fcr = value & ~0x06 if value & FCR_ENABLE else 0
+        self.state.fcr = value & ~(FCR_CLEAR_RX | FCR_CLEAR_TX)
         self._fill()
         self._declare_fast()
 

@@ -186,7 +186,7 @@ class Machine:
             for region in self.memory.regions:
                 if address < region.address + region.size and region.address < address + device.size:
                     raise ConfigurationError(
-                        f"device {device.name!r} at {address:#x}: is RAM ({self.memory.layout()}); choose another address"
+                        f"device {device.name!r} at {address:#x}: is RAM ({self.memory.layout()}); choose another"
                     )
             self.bus.attach(device, Space.MMIO, address, device.size)
         device.attached()

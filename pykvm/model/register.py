@@ -103,8 +103,15 @@ class Register:
         """Return the declaration that `describe` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: `data` is not of that form.
+            ValueError: `data` is not of that form.
         """
+        try:
+            return cls._from_description(data)
+        except (LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"no declaration of a register: {error!r}") from error
+
+    @classmethod
+    def _from_description(cls, data: Mapping[str, Any]) -> Register:
         fields = tuple(
             Field(
                 str(f["name"]), int(f["bit"]), int(f["width"]), {int(k): str(v) for k, v in f["values"].items()} or None

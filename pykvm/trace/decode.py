@@ -136,7 +136,7 @@ class Decoder:
     def _device(self, access: Access) -> DecodedDevice | None:
         for device in self._devices:
             offset = access.address - device.address
-            if device.space is access.space and 0 <= offset and offset + access.size <= device.size:
+            if device.space is access.space and offset >= 0 and offset + access.size <= device.size:
                 return device
         return None
 

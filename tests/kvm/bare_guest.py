@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +17,11 @@ from pykvm.accel.kvm.ioctl import KvmFile
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.accel.kvm.vm_file import VmFile
+from pykvm.errors import KvmError
 
 CODE = 0x1000
 MEMORY_BYTES = 1 << 20
 DEADLINE_S = 20
-HLT = 0xF4
 
 
 def need(file: SystemFile | VmFile, capability: str) -> int:
@@ -28,6 +30,14 @@ def need(file: SystemFile | VmFile, capability: str) -> int:
     if not value:
         pytest.skip(f"this KVM has no {capability}")
     return value
+
+
+@contextmanager
+def fails(number: int) -> Iterator[None]:
+    """Expect a KvmError of an error number."""
+    with pytest.raises(KvmError) as caught:
+        yield
+    assert caught.value.errno == number, caught.value
 
 
 def host_memory(size: int) -> tuple[mmap.mmap, int]:
@@ -63,11 +73,13 @@ class BareGuest:
     def run(self) -> int:
         """Enter the guest once; return the exit's reason, which its caller asserts."""
         shared = self.map(mmap.PAGESIZE)
+        before = signal.signal(signal.SIGALRM, lambda number, frame: None)  # KVM_RUN then returns -EINTR
         signal.alarm(DEADLINE_S)
         try:
             assert lib.pykvm_ioctl(self.vcpu.fd, lib.KVM_RUN, ffi.NULL) == 0
         finally:
             signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
         return int(ffi.cast("struct kvm_run *", shared).exit_reason)
 
     def __enter__(self) -> BareGuest:

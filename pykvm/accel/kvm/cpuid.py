@@ -14,6 +14,9 @@ __all__ = ["CpuidEntry", "cpuid_table", "read_cpuid"]
 _FIRST_ROOM = 128
 _MOST_ROOM = 1 << 14  # more entries than any kernel has: growing a table that is too small must end
 
+# KVM_GET_CPUID2 of older kernels (Linux 6.1) leaves `nent` as it was: this mark tells which entries it has filled.
+_NOT_FILLED = 0xFFFFFFFF
+
 
 @record(frozen=True)
 class CpuidEntry:
@@ -60,7 +63,7 @@ def read_cpuid(call: Callable[[int, CData], int], request: int) -> list[CpuidEnt
     """
     room = _FIRST_ROOM
     while True:
-        table = ffi.new("struct kvm_cpuid2 *", {"nent": room, "entries": room})
+        table = ffi.new("struct kvm_cpuid2 *", {"nent": room, "entries": [(0, 0, _NOT_FILLED)] * room})
         try:
             call(request, table)
         except OSError as error:
@@ -69,4 +72,8 @@ def read_cpuid(call: Callable[[int, CData], int], request: int) -> list[CpuidEnt
             room *= 2
         else:
             filled = table.entries[0 : min(table.nent, room)]
-            return [CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in filled]
+            return [
+                CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx)
+                for e in filled
+                if e.flags != _NOT_FILLED
+            ]

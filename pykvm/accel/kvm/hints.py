@@ -110,6 +110,7 @@ _SPECIFIC = {
     ("KVM_CREATE_DEVICE", ENODEV): "this kernel has no such device",
     ("KVM_CREATE_DEVICE", EEXIST): "the VM has that device already",
     ("KVM_SET_DEVICE_ATTR", ENXIO): "there is no such attribute",
+    ("KVM_GET_DEVICE_ATTR", EPERM): "the device has no attributes that can be read",
     ("KVM_GET_DEVICE_ATTR", ENXIO): "there is no such attribute",
 }
 

@@ -157,9 +157,14 @@ def _permission_fix(path: str) -> str:
     udev = f"install the udev rule {_UDEV_RULE} (in /etc/udev/rules.d/99-kvm.rules) and reload udev"
     try:
         status = os.stat(path)
-        group = grp.getgrgid(status.st_gid).gr_name
-    except (OSError, KeyError):
+    except OSError:
         return udev
-    if status.st_mode & 0o060 != 0o060 or group == "root":
-        return f"its mode gives group {group!r} no access; {udev}"
-    return f"it belongs to group {group!r}: run `sudo usermod -aG {group} $USER` and log in again, or {udev}"
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    owner = f"its group is {group!r} and its mode {status.st_mode & 0o777:04o}"
+    # Any other group opens more than KVM: membership of `disk`, say, is as good as being root.
+    if group == "kvm" and status.st_mode & 0o060 == 0o060:
+        return f"{owner}: run `sudo usermod -aG kvm $USER` and log in again"
+    return f"{owner}: {udev}"

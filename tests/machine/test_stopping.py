@@ -1,0 +1,141 @@
+"""A run can be stopped at any time by anybody, and machines do not disturb each other."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pykvm import Access, Device, Reason, Register
+from tests.support import DEADLINE_S, code_machine, summary
+
+pytestmark = pytest.mark.kvm
+
+SPIN = "eb fe"
+FLOOD = "ba f8 03 b0 78  ee eb fd"  # mov dx, 0x3f8; mov al, 'x'; again: out dx, al; jmp again
+POLL = "e4 50 eb fc"  # again: in al, 0x50; jmp again
+TEN_OUTS = "b0 00 b9 0a 00  e6 80 40 e2 fb  f4"  # and hlt
+
+
+def soon(function: Callable[..., object], *arguments: object) -> threading.Timer:
+    """Call `function` in another thread, after a run has most likely begun."""
+    timer = threading.Timer(0.05, function, arguments)
+    timer.start()
+    return timer
+
+
+@pytest.mark.parametrize("code", [SPIN, FLOOD, POLL], ids=["spin", "flood", "poll"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_another_thread_stops_the_guest(code: str, fast: bool) -> None:
+    with code_machine(code) as machine:
+        timer = soon(machine.stop)
+        machine.run(timeout_s=5) if fast else list(machine.exits(timeout_s=5))
+        timer.join()
+        assert machine.outcome is not None
+        assert (machine.outcome.reason, machine.outcome.exit_status) == (Reason.STOPPED, 0)
+        # Every posted write has reached its device by then.
+        written = machine.counts().get("pio", 0) if code == FLOOD else 0
+        assert machine.serial.received() == b"x" * written
+
+
+def test_a_device_stops_the_guest_after_its_access() -> None:
+    with code_machine(TEN_OUTS) as machine:
+
+        class Stopper(Device):
+            name = "stopper"
+            registers = (Register("DATA", 0),)
+
+            def write_DATA(self, value: int) -> None:
+                machine.stop()
+
+        # out 0x50, al; out 0x50, al; hlt
+        machine.memory.write(0x7C00, bytes.fromhex("e6 50 e6 50 f4"))
+        machine.attach(Stopper(), port=0x50)
+        for count in (1, 2):
+            assert machine.run(DEADLINE_S).reason is Reason.STOPPED
+            assert machine.counts() == {"pio": count}
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+
+
+@pytest.mark.parametrize("code", [SPIN, FLOOD, POLL], ids=["spin", "flood", "poll"])
+def test_sigint_is_a_keyboard_interrupt_and_the_guest_can_go_on(code: str) -> None:
+    with code_machine(code) as machine:
+        for _ in range(3):
+            timer = soon(os.kill, os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                machine.run(DEADLINE_S)
+            timer.join()
+        assert machine.run(timeout_s=0.05).reason is Reason.TIMED_OUT
+        assert (machine.counts() == {}) == (code == SPIN)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_timeout_ends_the_run_in_any_thread(fast: bool) -> None:
+    with code_machine(SPIN) as machine:
+        reasons = []
+
+        def run() -> None:
+            machine.run(timeout_s=0.05) if fast else list(machine.exits(timeout_s=0.05))
+            reasons.append(machine.outcome and machine.outcome.reason)
+
+        for _ in range(2):
+            run()
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join(DEADLINE_S)
+        assert reasons == [Reason.TIMED_OUT] * 4
+
+
+# ---- more than one machine
+
+
+def test_machines_in_threads_do_not_disturb_each_other() -> None:
+    seen: dict[int, list[int]] = {}
+
+    def run(index: int) -> None:
+        with code_machine(TEN_OUTS) as machine:
+            accesses = [record.exit for record in machine.exits(DEADLINE_S)]
+            seen[index] = [access.value for access in accesses if isinstance(access, Access)]
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert seen == {index: list(range(10)) for index in range(8)}
+
+
+def test_machines_take_turns_in_one_thread() -> None:
+    with code_machine(TEN_OUTS) as one, code_machine(TEN_OUTS) as other:
+        pairs = zip(one.exits(DEADLINE_S), other.exits(DEADLINE_S), strict=True)
+        assert all(summary(first) == summary(second) for first, second in pairs)
+        assert one.counts() == other.counts() == {"pio": 10, "hlt": 1}
+
+
+def resources() -> list[int]:
+    """Return how many files, threads and mappings this process has."""
+    gc.collect()
+    mappings = Path("/proc/self/maps").read_text().count("\n")
+    return [len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), mappings]
+
+
+def test_a_hundred_machines_leave_nothing_behind(tmp_path: Path) -> None:
+    def use(count: int) -> None:
+        for number in range(count):
+            with code_machine(TEN_OUTS, record=tmp_path / "trace" if number % 2 else None) as machine:
+                machine.run(DEADLINE_S)
+            with code_machine(SPIN) as machine:
+                list(machine.exits(timeout_s=0.001))
+
+    use(2)
+    before = resources()
+    use(50)
+    after = resources()
+    assert after[:2] == before[:2]
+    # The allocator of Python may have mapped some more memory; a leak would be one mapping per machine at least.
+    assert after[2] < before[2] + 50

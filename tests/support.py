@@ -1,0 +1,70 @@
+"""What several tests need to run guests: by the Python API and by the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from pykvm import Access, Machine
+from pykvm.model.image import Image, LoadSegment, StartMode
+from pykvm.trace.record import TraceRecord
+
+DEADLINE_S = 60.0
+"""Far more than any run takes, even on a KVM that is itself emulated; it only ends what hangs."""
+
+LOAD = {StartMode.REAL: 0x7C00, StartMode.PROTECTED: 0x100000, StartMode.LONG: 0x100000}
+GUEST_MODES = {
+    "crash": "long",
+    "echo": "real",
+    "exitcode": "real",
+    "hello": "real",
+    "hello32": "protected",
+    "hello64": "long",
+    "mmio": "protected",
+    "spin": "real",
+    "strio": "real",
+}
+
+
+def code_machine(code: bytes | str, mode: StartMode = StartMode.REAL, **options: Any) -> Machine:
+    """Return a machine whose CPU is at the first byte of `code` (bytes, or text in hexadecimal) in `mode`."""
+    data = bytes.fromhex(code) if isinstance(code, str) else code
+    machine = Machine(options.pop("memory", "2M"), **options)
+    machine.load(Image("snippet", (LoadSegment(LOAD[mode], data),), LOAD[mode], mode))
+    return machine
+
+
+def mnemonic(record: TraceRecord) -> str:
+    """Return the instruction's name, with its prefix if it is a repeated one."""
+    words = record.instruction.split()
+    return " ".join(words[: 2 if words and words[0].startswith("rep") else 1])
+
+
+def summary(record: TraceRecord) -> str:
+    """Return what matters of a record as text; the value has two digits for each byte of the access."""
+    access = record.exit
+    if not isinstance(access, Access):
+        return f"{record.rip:x} {mnemonic(record)}: {access}"
+    arrow = "<-" if access.is_write else "->"
+    return f"{record.rip:x} {mnemonic(record)}: {record.name} {arrow} {access.value:0{2 * access.size}x}"
+
+
+def command(*arguments: object) -> list[str]:
+    """Return a command line of pykvm, run by this interpreter."""
+    return [sys.executable, "-m", "pykvm", *map(str, arguments)]
+
+
+def pykvm(*arguments: object, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run pykvm to its end; stdout and stderr are captured unless `options` say otherwise."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if "stdin" not in options.get("env", ()):
+        streams = {**streams, "input": stdin}  # type: ignore[dict-item]
+    return subprocess.run(command(*arguments), timeout=DEADLINE_S, **{**streams, **options})
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment without what decides about colours, and with `changes`."""
+    decided = ("NO_COLOR", "TERM", "COLUMNS")
+    return {name: value for name, value in os.environ.items() if name not in decided} | {"TERM": "xterm"} | changes
