@@ -16,6 +16,7 @@ __all__ = [
     "DeviceError",
     "ImageError",
     "KvmError",
+    "OutputError",
     "PykvmError",
     "TraceError",
 ]
@@ -37,6 +38,12 @@ class ImageError(PykvmError):
     """A guest image that is missing, unreadable, damaged or does not fit."""
 
     exit_status = 65
+
+
+class OutputError(PykvmError):
+    """A file of the host that something is written to has failed: closed, full, not to be created."""
+
+    exit_status = 74
 
 
 class TraceError(PykvmError):

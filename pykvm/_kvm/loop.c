@@ -73,12 +73,16 @@ static int64_t serve(struct pykvm_loop *loop)
         loop->answer = at;
     }
     loop->answer_slot = loop->head - 1;
+    loop->outstanding = loop->element_key;
+    loop->written = loop->data;
     return loop->element_key;
 }
 
-/* Hand the answer of the read that Python served to KVM and to the trace. */
-static void pykvm_deliver(struct pykvm_loop *loop)
+/* Take it that Python has served the access that the loop returned last: a read's answer, in `data`, goes to KVM
+ * and to the trace. */
+static void pykvm_served(struct pykvm_loop *loop)
 {
+    loop->outstanding = 0;
     if (!loop->answer) return;
     if (loop->size < 8) loop->data &= (1ull << 8 * loop->size) - 1;
     memcpy(loop->answer, &loop->data, loop->size);
@@ -163,8 +167,9 @@ static int64_t step(struct pykvm_loop *loop)
 
 /* Run the guest until Python must act. Returns the key of an access,
  *     address << 8 | size << 4 | memory << 1 | write
- * or one of the negative numbers above. A read is answered by setting `data` before the next call. */
-static int64_t pykvm_run(struct pykvm_loop *loop)
+ * or one of the negative numbers above. A read is answered by setting `data` before the next call. `served` is the
+ * key that has been served since the last call; an access that has not been is returned again. */
+static int64_t pykvm_run(struct pykvm_loop *loop, int64_t served)
 {
     int64_t key = loop->held;
     if (key) {
@@ -172,7 +177,13 @@ static int64_t pykvm_run(struct pykvm_loop *loop)
         loop->held = 0;
         return key;
     }
-    pykvm_deliver(loop);
+    if (loop->outstanding) {
+        if (loop->outstanding != served) {
+            loop->data = loop->written;
+            return loop->outstanding;
+        }
+        pykvm_served(loop);
+    }
     if (!loop->owner_tid || !pthread_equal(loop->owner, pthread_self())) {
         loop->owner = pthread_self();
         loop->owner_tid = gettid();
@@ -206,11 +217,11 @@ static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uin
 }
 
 /* Complete the access in KVM without running guest code, so that the registers are those after it. Returns 0,
- * 1 when KVM reported another exit instead, or -errno (EBUSY inside a string instruction). */
+ * 1 when KVM reported another exit instead, or -errno (EBUSY: the access is not served yet, or is one element of
+ * a string instruction that has more). */
 static int pykvm_settle(struct pykvm_loop *loop)
 {
-    if (loop->remaining || loop->held) return -EBUSY;
-    pykvm_deliver(loop);
+    if (loop->remaining || loop->outstanding) return -EBUSY;
     if (!loop->unsettled) return 0;
     loop->unsettled = 0;
     loop->run->immediate_exit = 1;

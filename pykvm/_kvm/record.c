@@ -51,53 +51,75 @@ static uint64_t linear_rip(struct pykvm_loop *loop)
     return (uint32_t)(loop->run->s.regs.sregs.cs.base + loop->rip);
 }
 
-/* Write a code window: up to 32 bytes before rip and 16 from it, as far as the guest has them mapped. */
-static uint32_t write_code(struct pykvm_loop *loop, struct seen_code *seen, uint64_t rip)
+/* Where the bytes from `start` to `end` are, a page at a time: up to two pieces. Bytes of a page that is not mapped
+ * are left out, and so is what lies before it if the hole is before rip. Returns how many bytes were skipped. */
+static uint32_t find_bytes(struct pykvm_loop *loop, uint64_t start, uint64_t rip, uint64_t end,
+                           const uint8_t *at[2], uint8_t length[2])
 {
-    uint64_t valid, before = PYKVM_CODE_BEFORE, number = loop->head;
-    struct pykvm_code *header = (struct pykvm_code *)slot(loop, number);
-    uint8_t *bytes = (uint8_t *)slot(loop, number + 1), start[PYKVM_CODE_BYTES];
-    uint32_t length = 0;
-
-    if (before > rip) before = rip;
-    for (uint64_t at = rip - before, end = rip + PYKVM_CODE_BYTES - PYKVM_CODE_BEFORE; at < end;) {
-        const uint8_t *host = in_guest(loop, at, &valid);
-        if (!host) {                            /* what lies before a hole is of no use */
-            if (at >= rip) break;
-            at = (at | 4095) + 1; before = rip - at; length = 0;
-            if (at > rip) return NO_CODE;
+    uint64_t valid, next;
+    uint32_t skipped = 0, pieces = 0;
+    length[0] = length[1] = 0;
+    for (uint64_t linear = start; linear < end && pieces < 2; linear = next) {
+        const uint8_t *host = in_guest(loop, linear, &valid);
+        next = (linear | 4095) + 1;
+        if (next > end || !next) next = end;
+        if (!host) {
+            if (linear >= rip) break;
+            pieces = length[0] = 0;
+            skipped = next - start;
             continue;
         }
-        if (valid > end - at) valid = end - at;
-        memcpy(start + length, host, valid);
-        length += valid; at += valid;
+        at[pieces] = host;
+        length[pieces++] = valid < next - linear ? valid : next - linear;
     }
-    if (!length) return NO_CODE;
-    *header = (struct pykvm_code){
-        .start = rip - before, .rip = loop->rip, .cs_base = loop->run->s.regs.sregs.cs.base,
+    return skipped;
+}
+
+/* Write a code window: up to 32 bytes before rip and 16 from it, as far as the guest has them mapped. */
+static uint32_t write_code(struct pykvm_loop *loop, uint64_t rip)
+{
+    uint64_t number = loop->head, before = rip < PYKVM_CODE_BEFORE ? rip : PYKVM_CODE_BEFORE;
+    uint64_t start = rip - before, end = rip + PYKVM_CODE_BYTES - PYKVM_CODE_BEFORE;
+    const uint8_t *at[2];
+    uint8_t length[2], *bytes = (uint8_t *)slot(loop, number + 1);
+
+    start += find_bytes(loop, start, rip, end, at, length);
+    if (!length[0] || start > rip) return NO_CODE;
+    *(struct pykvm_code *)slot(loop, number) = (struct pykvm_code){
+        .start = start, .rip = loop->rip, .cs_base = loop->run->s.regs.sregs.cs.base,
         .cr3 = loop->run->s.regs.sregs.cr3, .seq = number, .code = number, .cs = loop->cs,
-        .kind = PYKVM_RECORD_CODE, .size = length, .mode = loop->mode, .vcpu = loop->vcpu };
+        .kind = PYKVM_RECORD_CODE, .size = length[0] + length[1], .mode = loop->mode, .vcpu = loop->vcpu };
     memset(bytes, 0, PYKVM_CODE_BYTES);
-    memcpy(bytes, start, length);
+    memcpy(bytes, at[0], length[0]);
+    if (length[1]) memcpy(bytes + length[0], at[1], length[1]);
     publish(loop, 2);
-    seen->slot = number;
     return number;
 }
 
-/* The slot of the window with the code around rip; written where it is new, changed or long ago. */
+/* Whether the window still holds what the guest has around rip now. Only the bytes that one instruction can have,
+ * so that data next to the code does not fill the trace with copies of it. */
+static int unchanged(struct pykvm_loop *loop, const struct seen_code *seen)
+{
+    const uint8_t *bytes = (const uint8_t *)slot(loop, seen->slot + 1) + seen->skip;
+    return !memcmp(bytes, seen->at[0], seen->length[0])
+        && (!seen->length[1] || !memcmp(bytes + seen->length[0], seen->at[1], seen->length[1]));
+}
+
+/* The slot of the window with the code around rip; written where it is new or changed. */
 static uint32_t find_code(struct pykvm_loop *loop)
 {
-    uint64_t rip = linear_rip(loop), cr3 = loop->run->s.regs.sregs.cr3, valid;
+    uint64_t rip = linear_rip(loop), cr3 = loop->run->s.regs.sregs.cr3;
     struct seen_code *seen = &loop->seen[(rip * 0x9e3779b97f4a7c15u) >> 54];
-    if (seen->at && seen->rip == rip && seen->cr3 == cr3 && seen->cs == loop->cs && seen->mode == loop->mode
-        && seen->slot >= loop->code_since && !memcmp(seen->bytes, seen->at, sizeof seen->bytes))
+    if (seen->length[0] && seen->rip == rip && seen->cr3 == cr3 && seen->cs == loop->cs && seen->mode == loop->mode
+        && seen->slot >= loop->code_since && unchanged(loop, seen))
         return seen->slot;
-    seen->at = NULL;
-    uint32_t code = write_code(loop, seen, rip);
-    const uint8_t *at = in_guest(loop, rip >= 4 ? rip - 4 : rip, &valid);
-    if (code == NO_CODE || !at || valid < sizeof seen->bytes) return code;
-    seen->rip = rip; seen->cr3 = cr3; seen->cs = loop->cs; seen->mode = loop->mode; seen->at = at;
-    memcpy(seen->bytes, at, sizeof seen->bytes);
+    seen->length[0] = 0;
+    uint32_t code = write_code(loop, rip);
+    if (code == NO_CODE) return code;
+    uint64_t start = rip < WATCHED_BYTES ? 0 : rip - WATCHED_BYTES;
+    start += find_bytes(loop, start, rip, rip + WATCHED_BYTES, seen->at, seen->length);
+    seen->rip = rip; seen->cr3 = cr3; seen->cs = loop->cs; seen->mode = loop->mode; seen->slot = code;
+    seen->skip = start - ((struct pykvm_code *)slot(loop, code))->start;
     return code;
 }
 

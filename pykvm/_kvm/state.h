@@ -18,8 +18,10 @@
 #define SLOTS_PER_ACCESS 3      /* a record and the two slots of a code window */
 #define FLUSH_NS 10000000       /* how long a posted write may wait while the guest does not exit */
 
-struct seen_code { uint64_t rip, cr3, slot; const uint8_t *at; uint16_t cs; uint8_t mode, bytes[8]; };
+/* An instruction whose code window is in the trace, and where the bytes around rip are: on one page or two. */
+struct seen_code { uint64_t rip, cr3, slot; const uint8_t *at[2]; uint16_t cs; uint8_t mode, length[2], skip; };
 #define SEEN_MAX 1024
+#define WATCHED_BYTES 16        /* before rip, and as many from it: what a change of is noticed */
 
 struct pykvm_loop {
     uint64_t data, address, budget, head;
@@ -33,6 +35,8 @@ struct pykvm_loop {
     uint64_t base, mask, limit, code_since, *published;
     uint64_t replayed, posted;      /* slots: first not taken, after the last posted */
     int64_t held;                   /* key to return once the posted writes are taken */
+    int64_t outstanding;            /* key of the access that Python has not served yet */
+    uint64_t written;               /* its value, if it is a write */
     uint8_t *element, *answer;      /* next element of the access; where the read's answer goes */
     uint64_t answer_slot, element_address;
     uint32_t remaining, count, size;

@@ -59,17 +59,20 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageError(f"{name!r}: {reason}; give the path of a guest image") from error
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
+        # Before open(), which refuses the descriptor of a folder and leaves it open.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ImageError(f"{name!r}: is {kind}; give the path of a guest image")
         if status.st_size > MAX_IMAGE_BYTES:
             raise ImageError(f"{name!r}: {status.st_size} bytes; an image may have {MAX_IMAGE_BYTES} at most")
-        try:
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
             data = file.readall()
-        except OSError as error:
-            raise ImageError(f"{name!r}: {error.strerror}; give the path of a guest image") from error
+    except OSError as error:
+        raise ImageError(f"{name!r}: {error.strerror}; give the path of a guest image") from error
+    finally:
+        os.close(descriptor)
     if not data:
         raise ImageError(f"{name!r}: is empty; a guest has at least one byte of code")
     return data

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 
 from pykvm.cli.terminal import (
     ESCAPE,
-    OutputError,
     has_colour,
     is_foreground_terminal,
     orderly_end,
     raw_terminal,
     write_all,
 )
+from pykvm.errors import OutputError
 from pykvm.machine import Machine, Outcome, Reason
 from pykvm.machine.serial import InputPump
 

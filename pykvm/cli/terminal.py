@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pykvm.errors import PykvmError
+from pykvm.errors import OutputError
 
 __all__ = [
     "ESCAPE",
-    "OutputError",
     "Terminated",
     "has_colour",
     "is_foreground_terminal",
@@ -26,12 +25,6 @@ __all__ = [
 ESCAPE = 0x1D  # Ctrl-], as telnet has it
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _IFLAG, _LFLAG, _CC = 0, 3, 6
-
-
-class OutputError(PykvmError):
-    """A file of the host that the guest's output goes to has failed."""
-
-    exit_status = 74
 
 
 class Terminated(BaseException):

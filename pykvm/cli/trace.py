@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pykvm.cli.terminal import OutputError, has_colour
+from pykvm.cli.terminal import has_colour
+from pykvm.errors import OutputError
 from pykvm.trace.file import TraceFile
 from pykvm.trace.text import line
 

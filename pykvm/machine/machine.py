@@ -203,7 +203,7 @@ class Machine:
 
         Raises:
             KeyboardInterrupt: Ctrl-C; the guest can go on with another call.
-            Exception: whatever a device raised; the guest is still at that access.
+            Exception: whatever a device raised; the guest is still at that access, and another call begins with it.
         """
         with self._running(timeout_s, max_exits, fast=True):
             while True:

@@ -76,9 +76,9 @@ class InstructionFinder:
 
     def _prefers_past(self, exit: Exit, here: Any) -> bool:
         """Tell where RIP stands when the instruction at it would fit as well as the one before it."""
-        if here.mnemonic.startswith(_REPEATED) or here.mnemonic.endswith(_STRING_OUT):
+        if here.mnemonic.startswith(_REPEATED):
             return False
-        if isinstance(exit, Access) and exit.space is Space.PIO:
+        if isinstance(exit, Access) and exit.space is Space.PIO and here.mnemonic == "out":
             return self._out_is_past
         return True
 

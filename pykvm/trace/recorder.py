@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from pykvm.errors import TraceError
+from pykvm.errors import OutputError
 from pykvm.model.plain import record
 from pykvm.trace.layout import HEADER, MAGIC, SLOT_BYTES, SLOTS_WRITTEN_OFFSET, VERSION
 
@@ -81,7 +81,7 @@ class Recorder:
         """Return the window for the slots from number `head` on; the one before may be unmapped from now on.
 
         Raises:
-            TraceError: there is no room for one.
+            OutputError: there is no room for one.
         """
         window = self._window(head)
         self.checkpoints = [*self.checkpoints[-1:], Checkpoint(head, *self.checkpoint())]
@@ -131,7 +131,7 @@ class FileRecorder(Recorder):
         started_tsc: time-stamp counter at the beginning of the trace.
 
     Raises:
-        TraceError: the file cannot be created, or there is no room.
+        OutputError: the file cannot be created, or there is no room.
     """
 
     counter_offset = SLOTS_WRITTEN_OFFSET
@@ -152,7 +152,7 @@ class FileRecorder(Recorder):
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise TraceError(
+            raise OutputError(
                 f"trace file {path!r}: {error.strerror}; name a file that can be written with --record"
             ) from error
         try:
@@ -171,7 +171,7 @@ class FileRecorder(Recorder):
         try:
             os.posix_fallocate(self._fd, 0, end)
         except OSError as error:
-            raise TraceError(
+            raise OutputError(
                 f"trace file {self.path!r}: cannot grow to {end} bytes: {error.strerror}; what was recorded is kept"
             ) from error
 

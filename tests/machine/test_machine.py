@@ -199,7 +199,7 @@ def test_the_exit_port(value: int) -> None:
 def test_attach_says_what_is_wrong() -> None:
     with code_machine(SPIN) as machine:
         dice = Dice()
-        wrong = (
+        wrong: tuple[tuple[Dice, dict[str, int], str], ...] = (
             (Dice(), {}, "one of port= and address="),
             (Dice(), {"port": 1, "address": 0xD0000000}, "one of port= and address="),
             (Dice(), {"port": 0x10000}, "must lie within"),

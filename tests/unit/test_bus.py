@@ -10,10 +10,14 @@ from pykvm import bus as bus_module
 from pykvm.bus import Bus, Dispatch, FastPorts
 from pykvm.errors import ConfigurationError
 from pykvm.model.access import Access, Space, key_of
+from pykvm.model.register import Register
 
 
 class Probe:
     """Notes what reaches it; each byte reads as the low byte of its offset."""
+
+    registers: tuple[Register, ...] = ()
+    state: object = None
 
     def __init__(self, name: str = "probe", access_bytes: int = 8) -> None:
         self.name = name

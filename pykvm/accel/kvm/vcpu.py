@@ -62,11 +62,12 @@ class KvmVcpu:
 
         Raises:
             KvmError: KVM could not go on.
-            Exception: whatever an answering device raised; the guest is still at that access.
+            Exception: whatever an answering device raised; the guest is still at that access, and the next run
+                begins with it.
         """
-        enter, loop = lib.pykvm_run, self._loop
+        enter, loop, key = lib.pykvm_run, self._loop, 0
         while True:
-            while (key := enter(loop)) >= 0:
+            while (key := enter(loop, key)) >= 0:
                 if key & _WRITE:
                     dispatch[key](loop.data)
                 else:
@@ -79,16 +80,14 @@ class KvmVcpu:
         """Run the guest to its next exit of any kind and return it; an access has been answered by then."""
         loop = self._loop
         while True:
-            key = lib.pykvm_run(loop)
+            key = lib.pykvm_run(loop, 0)
             if key >= 0:
                 if key & _WRITE:
-                    value = loop.data
-                    dispatch[key](value)
+                    dispatch[key](loop.data)
                 else:
                     loop.data = dispatch[key]()
-                    lib.pykvm_deliver(loop)
-                    value = loop.data
-                return Access.from_key(key, value)
+                lib.pykvm_served(loop)
+                return Access.from_key(key, loop.data)
             exit = self._other(key, dispatch)
             if exit is not None:
                 return exit
