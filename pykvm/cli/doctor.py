@@ -29,7 +29,8 @@ import sys
 from collections.abc import Iterator
 
 from pykvm.accel.kvm.survey import Finding, Survey, survey
-from pykvm.cli.terminal import OutputError, has_colour
+from pykvm.cli.terminal import has_colour
+from pykvm.errors import OutputError
 
 __all__ = ["doctor"]
 

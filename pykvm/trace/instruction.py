@@ -120,7 +120,7 @@ def _last_boundary(decoder: Any, data: bytes, start: int) -> int:
 def _is_out(insn: Any, access: Access) -> bool:
     mnemonic = insn.mnemonic.split()[-1]
     if mnemonic in _STRING_OUT:
-        return mnemonic[-1] == {1: "b", 2: "w", 4: "d"}.get(access.size)
+        return bool(mnemonic[-1] == {1: "b", 2: "w", 4: "d"}.get(access.size))
     if mnemonic != "out":
         return False
     port, _, source = insn.op_str.partition(", ")

@@ -261,6 +261,14 @@ def test_damaged_descriptions_are_refused(tmp_path: Path, recorded: bytes, descr
 
 
 @kvm
+def test_a_register_that_nothing_selects_is_refused(tmp_path: Path, recorded: bytes) -> None:
+    # One byte is enough: the data registers of COM1 depend on a register of this name.
+    damaged = recorded.replace(b'"name":"LCR"', b'"name":"LCX"')
+    assert damaged != recorded
+    assert read(tmp_path / "trace", damaged) is None
+
+
+@kvm
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=20))
 def test_flipped_bytes_do_no_harm(tmp_path: Path, recorded: bytes, flips: list[tuple[float, int]]) -> None:
