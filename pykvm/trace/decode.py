@@ -47,6 +47,8 @@ class DecodedDevice:
         self.size = int(description["size"])
         self.registers = tuple(Register.from_description(r) for r in description.get("registers", ()))
         selecting = {r.when.register for r in self.registers if r.when}
+        if unknown := selecting - {r.name for r in self.registers}:
+            raise ValueError(f"device {self.name!r}: register {unknown.pop()!r} selects others and is not declared")
         given = description.get("selected", {})
         self._selected = {r.name: int(given.get(r.name, r.reset)) for r in self.registers if r.name in selecting}
 
