@@ -67,12 +67,12 @@ class Device:
 
     def __init_subclass__(cls) -> None:
         cls._layout, cls._writable = _lay_out(cls.registers)
-        if "State" not in cls.__dict__ and "registers" in cls.__dict__:
+        if "registers" in cls.__dict__ and getattr(getattr(cls, "State", None), "is_generated", True):
             # A register that selects others is remembered even when the guest cannot read it.
             selecting = {register.when.register for register in cls.registers if register.when}
             kept = {r.name.lower(): r.reset for r in cls.registers if "r" in r.access or r.name in selecting}
-            kept_types = dict.fromkeys(kept, "int")
-            cls.State = record(type(f"{cls.__name__}State", (), {**kept, "__annotations__": kept_types}))
+            body = {**kept, "__annotations__": dict.fromkeys(kept, "int"), "is_generated": True}
+            cls.State = record(type(f"{cls.__name__}State", (), body))
 
     def __init__(self, name: str | None = None, output: Callable[[bytes], None] = _discard) -> None:
         if name is not None:
@@ -89,7 +89,7 @@ class Device:
         return max((r.offset + r.size for r in self.registers), default=0)
 
     def attached(self) -> None:
-        """Called once the device has its place and `fast`; declares the fast accesses here."""
+        """Called once the device has its place and `fast`, and after its state was restored: declare fast accesses here."""
 
     def register_at(self, offset: int, is_write: bool) -> Register | None:
         """Return the register that holds the byte at `offset` now, or None."""

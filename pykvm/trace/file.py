@@ -77,7 +77,7 @@ class TraceFile:
         try:
             self.description: dict[str, Any] = json.loads(self._file.read(text_bytes))
             self._decoder = Decoder(self.description, tsc, tsc_khz)
-        except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
             raise TraceError(
                 f"trace file {self.path!r}: damaged at offset {HEADER.size}: bad description ({error})"
             ) from error

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("OUT: bare C loop", "bare out", "bare out"),
     Row("OUT: posted and recorded, replayed in runs", "posted-run", "bare out", 1.05),
-    Row("OUT: posted and recorded, replayed one by one", "posted-each", "bare out"),
+    Row("OUT: posted and recorded, replayed one by one", "posted-each", "bare out", 1.05),
     Row("OUT: a Python device acts on each", "acts", "bare out", 1.20),
     Row("OUT: the same, recorded to a file", "acts-file", "bare out"),
     Row("IN: bare C loop", "bare in", "bare in"),

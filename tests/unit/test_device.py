@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pykvm import Device, Field, Register, When
+from pykvm.devices.uart16550 import Uart16550
 from pykvm.errors import DeviceError
 
 
@@ -319,3 +320,28 @@ def test_a_name_must_be_an_identifier(name: str) -> None:
         declare(name=name)()
     with pytest.raises(DeviceError, match=message):
         declare()(name)
+
+
+def test_a_subclass_that_declares_more_registers_keeps_a_written_state() -> None:
+    class Wider(Uart16550):
+        registers = (*Uart16550.registers, Register("EXTRA", 8, access="r"))
+
+        def read_EXTRA(self) -> int:
+            return 7
+
+    wider = Wider("wide")
+    assert isinstance(wider.state, Uart16550.State)
+    assert (wider.read(8, 1), wider.read(5, 1)) == (7, 0x60)
+
+
+def test_a_subclass_that_declares_more_registers_gets_a_state_with_them() -> None:
+    class Narrow(Device):
+        name = "narrow"
+        registers = (Register("A", 0),)
+
+    class Wide(Narrow):
+        registers = (*Narrow.registers, Register("B", 1))
+
+    wide = Wide()
+    wide.write(1, 1, 5)
+    assert wide.read(1, 1) == 5

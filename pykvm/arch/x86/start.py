@@ -56,7 +56,8 @@ def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Regis
         return _real(entry)
     if entry >> 32:
         raise ConfigurationError(f"entry {entry:#x}: must be below 4 GiB in {mode.value} mode; see --entry and --load")
-    needed = max(address + size for address, size in tables_bytes(mode))
+    # A page above the tables is the least that a stack needs.
+    needed = max(address + size for address, size in tables_bytes(mode)) + PAGE_BYTES
     if memory.size < needed:
         raise ConfigurationError(
             f"memory of {memory.size} bytes: {mode.value} mode needs {needed} for its tables; see --memory"
