@@ -105,7 +105,7 @@ class Bus:
         device, offset, size = mapping.device, access.address - mapping.address, access.size
         width = device.access_bytes
         if size <= width:
-            return partial(device.write if access.is_write else device.read, offset, size)
+            return device.writer(offset, size) if access.is_write else device.reader(offset, size)
         return partial(_write_pieces if access.is_write else _read_pieces, device, width, offset, size)
 
     def _write_unmapped(self, access: Access, value: int) -> None:

@@ -6,6 +6,7 @@ A device knows offsets from its start, never addresses; it does not know KVM, fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pykvm.errors import DeviceError
 from pykvm.model.plain import record
@@ -67,7 +68,8 @@ class Device:
 
     def __init_subclass__(cls) -> None:
         cls._layout, cls._writable = _lay_out(cls.registers)
-        if "registers" in cls.__dict__ and getattr(getattr(cls, "State", None), "is_generated", True):
+        state = getattr(cls, "State", None)
+        if "registers" in cls.__dict__ and (state is None or getattr(state, "is_generated", False)):
             # A register that selects others is remembered even when the guest cannot read it.
             selecting = {register.when.register for register in cls.registers if register.when}
             kept = {r.name.lower(): r.reset for r in cls.registers if "r" in r.access or r.name in selecting}
@@ -89,7 +91,7 @@ class Device:
         return max((r.offset + r.size for r in self.registers), default=0)
 
     def attached(self) -> None:
-        """Called once the device has its place and `fast`, and after its state was restored: declare fast accesses here."""
+        """Declare the fast accesses; called when the device has its place, and when its state was restored."""
 
     def register_at(self, offset: int, is_write: bool) -> Register | None:
         """Return the register that holds the byte at `offset` now, or None."""
@@ -138,14 +140,56 @@ class Device:
 
     def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
         """Take a run of posted writes to one offset, in order."""
+        take = self.writer(offset, size)
         for value in values:
-            self.write(offset, size, value)
+            take(value)
+
+    def writer(self, offset: int, size: int) -> Callable[[int], object]:
+        """Return what takes writes of `size` bytes at `offset`: a register's own code where no other can be there."""
+        register = self._always_at(offset, size, True)
+        if register is None or type(self).write is not Device.write:
+            return partial(self.write, offset, size)
+        code: Callable[[int], object] | None = getattr(self, f"write_{register.name}", None)
+        if code is None:
+            return partial(self._set, register)
+        writable = self._writable[register.name]
+        if writable == (1 << 8 * size) - 1:
+            return code
+        return lambda value: code(value & writable)
+
+    def reader(self, offset: int, size: int) -> Callable[[], int]:
+        """Return what gives reads of `size` bytes at `offset`: a register's own code where no other can be there."""
+        register = self._always_at(offset, size, False)
+        if register is None or type(self).read is not Device.read:
+            return partial(self.read, offset, size)
+        code: Callable[[], int] | None = getattr(self, f"read_{register.name}", None)
+        if code is None:
+            return partial(self._get, register)
+        every = (1 << 8 * size) - 1
+
+        def answer() -> int:
+            value = code()
+            if not isinstance(value, int) or value < 0:
+                raise self._bad_answer(register, value)
+            return value & every
+
+        return answer
+
+    def _always_at(self, offset: int, size: int, is_write: bool) -> Register | None:
+        """Return the register that every such access reaches, whatever the device's state; None if it depends."""
+        register = next(iter(self._layout.get((offset, is_write), ())), None)
+        if register is None or register.when is not None or (register.offset, register.size) != (offset, size):
+            return None
+        return register
+
+    def _bad_answer(self, register: Register, value: object) -> DeviceError:
+        return DeviceError(f"{self.name}.{register.name}: a read must give an int of 0 or more, not {value!r}")
 
     def _get(self, register: Register) -> int:
         code = getattr(self, f"read_{register.name}", None)
         value = getattr(self.state, register.name.lower()) if code is None else code()
         if not isinstance(value, int) or value < 0:
-            raise DeviceError(f"{self.name}.{register.name}: a read must give an int of 0 or more, not {value!r}")
+            raise self._bad_answer(register, value)
         return value & (1 << 8 * register.size) - 1
 
     def _set(self, register: Register, value: int) -> None:

@@ -12,6 +12,10 @@ from pykvm.devices.device import Device
 from pykvm.model.plain import field, record
 from pykvm.model.register import Field, Register, When
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
 __all__ = ["FIFO_BYTES", "Uart16550"]
 
 FIFO_BYTES = 16
@@ -40,7 +44,7 @@ class Uart16550(Device):
 
     name = "com1"
     access_bytes = 1
-    registers = (
+    registers: ClassVar[tuple[Register, ...]] = (
         Register("RBR", 0, access="r", when=_DATA, is_text=True, doc="received byte"),
         Register("THR", 0, access="w", when=_DATA, is_text=True, doc="byte to send"),
         Register("DLL", 0, reset=1, when=_DIVISOR, doc="divisor of 115200 baud, low byte"),

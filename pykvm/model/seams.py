@@ -48,6 +48,12 @@ class BusDevice(Protocol):
     def write(self, offset: int, size: int, value: int) -> None:
         """Take what the guest wrote."""
 
+    def writer(self, offset: int, size: int) -> Callable[[int], object]:
+        """Return what takes such writes from now on; `write`, or a shorter way to the same end."""
+
+    def reader(self, offset: int, size: int) -> Callable[[], int]:
+        """Return what answers such reads from now on; `read`, or a shorter way to the same end."""
+
     def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
         """Take a run of writes to one offset."""
 

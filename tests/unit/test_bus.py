@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 
@@ -30,6 +31,12 @@ class Probe:
 
     def write(self, offset: int, size: int, value: int) -> None:
         self.calls.append(("write", offset, size, value))
+
+    def writer(self, offset: int, size: int) -> Callable[[int], object]:
+        return partial(self.write, offset, size)
+
+    def reader(self, offset: int, size: int) -> Callable[[], int]:
+        return partial(self.read, offset, size)
 
     def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
         self.calls.append(("replay", offset, size, tuple(values)))

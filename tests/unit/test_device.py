@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -337,7 +337,7 @@ def test_a_subclass_that_declares_more_registers_keeps_a_written_state() -> None
 def test_a_subclass_that_declares_more_registers_gets_a_state_with_them() -> None:
     class Narrow(Device):
         name = "narrow"
-        registers = (Register("A", 0),)
+        registers: ClassVar[tuple[Register, ...]] = (Register("A", 0),)
 
     class Wide(Narrow):
         registers = (*Narrow.registers, Register("B", 1))

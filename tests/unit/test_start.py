@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pykvm.arch.x86 import layout
-from pykvm.arch.x86.start import REAL_MODE_END, start_state, tables_bytes
+from pykvm.arch.x86.start import LEAST_STACK_BYTES, REAL_MODE_END, start_state, tables_bytes
 from pykvm.errors import ConfigurationError
 from pykvm.memory import PAGE_BYTES, GuestMemory
 from pykvm.model.image import StartMode
@@ -176,11 +176,13 @@ def test_the_highest_entry(mode: StartMode) -> None:
 
 
 def test_memory_too_small_for_the_page_tables() -> None:
-    needed = layout.PAGE_TABLES + layout.PAGE_TABLES_BYTES
-    with pytest.raises(ConfigurationError, match=f"^memory of 4096 bytes: long mode needs {needed} for its tables; "):
+    needed = layout.PAGE_TABLES + layout.PAGE_TABLES_BYTES + LEAST_STACK_BYTES
+    with pytest.raises(
+        ConfigurationError, match=f"^memory of 4096 bytes: long mode needs {needed} for its tables and a stack; "
+    ):
         start(StartMode.LONG, 0, PAGE_BYTES)
     assert start(StartMode.PROTECTED, 0, PAGE_BYTES)[0].rsp == PAGE_BYTES
-    assert start(StartMode.LONG, 0, needed)[0].rsp <= needed
+    assert start(StartMode.LONG, 0, needed + PAGE_BYTES - LEAST_STACK_BYTES)[0].rsp >= needed
 
 
 @pytest.mark.parametrize("mode", [StartMode.PROTECTED, StartMode.LONG])

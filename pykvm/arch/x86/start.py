@@ -10,7 +10,7 @@ from pykvm.memory import PAGE_BYTES, GuestMemory
 from pykvm.model.image import StartMode
 from pykvm.model.registers import DescriptorTable, Registers, Segment, SystemRegisters
 
-__all__ = ["REAL_MODE_END", "start_state", "tables_bytes"]
+__all__ = ["LEAST_STACK_BYTES", "REAL_MODE_END", "start_state", "tables_bytes"]
 
 REAL_MODE_END = 0x10FFEF
 """Highest linear address that real mode can name, ffff:ffff."""
@@ -24,6 +24,8 @@ EFER_LMA = 1 << 10
 
 PTE_PRESENT_WRITABLE = 0x3
 PDE_LARGE = 0x80
+
+LEAST_STACK_BYTES = 1024
 
 CODE32, DATA, CODE64, TASK = 0x08, 0x10, 0x18, 0x20
 _GDT = (
@@ -56,11 +58,10 @@ def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Regis
         return _real(entry)
     if entry >> 32:
         raise ConfigurationError(f"entry {entry:#x}: must be below 4 GiB in {mode.value} mode; see --entry and --load")
-    # A page above the tables is the least that a stack needs.
-    needed = max(address + size for address, size in tables_bytes(mode)) + PAGE_BYTES
+    needed = max(address + size for address, size in tables_bytes(mode)) + LEAST_STACK_BYTES
     if memory.size < needed:
         raise ConfigurationError(
-            f"memory of {memory.size} bytes: {mode.value} mode needs {needed} for its tables; see --memory"
+            f"memory of {memory.size} bytes: {mode.value} mode needs {needed} for its tables and a stack; see --memory"
         )
     stack = min(layout.PROTECTED_STACK, memory.size)
     registers = Registers(rip=entry, rsp=stack, rbp=stack, rflags=2)
