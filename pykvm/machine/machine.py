@@ -258,6 +258,11 @@ class Machine:
         self._run_soon()
         try:
             yield
+        except Exception:
+            raise
+        except BaseException:
+            self.vcpu.replay_posted(self.dispatch)  # Ctrl-C loses no output of the guest
+            raise
         finally:
             if self._vm is not None:
                 self.vcpu.set_deadline(None)

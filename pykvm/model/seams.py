@@ -152,6 +152,9 @@ class Vcpu(PortTables, Protocol):
     def run_one(self, dispatch: AccessTable) -> Exit:
         """Run to the next exit of any kind; an access has been answered by then."""
 
+    def replay_posted(self, dispatch: AccessTable) -> None:
+        """Bring the posted writes so far to their devices."""
+
     def kick(self) -> None:
         """Make `run` return soon, from any thread."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pykvm import Access, Device, Reason, Register
+from pykvm import Access, Device, Machine, Reason, Register
 from tests.support import DEADLINE_S, code_machine, summary
 
 pytestmark = pytest.mark.kvm
@@ -22,20 +22,17 @@ POLL = "e4 50 eb fc"  # again: in al, 0x50; jmp again
 TEN_OUTS = "b0 00 b9 0a 00  e6 80 40 e2 fb  f4"  # and hlt
 
 
-def soon(function: Callable[..., object], *arguments: object) -> threading.Timer:
-    """Call `function` in another thread, after a run has most likely begun."""
-    timer = threading.Timer(0.05, function, arguments)
-    timer.start()
-    return timer
+def soon(machine: Machine, function: Callable[..., object], *arguments: object) -> None:
+    """Call `function` in another thread, after the next run has begun."""
+    machine.call_soon(threading.Timer(0.05, function, arguments).start)
 
 
 @pytest.mark.parametrize("code", [SPIN, FLOOD, POLL], ids=["spin", "flood", "poll"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_another_thread_stops_the_guest(code: str, fast: bool) -> None:
     with code_machine(code) as machine:
-        timer = soon(machine.stop)
+        soon(machine, machine.stop)
         machine.run(timeout_s=5) if fast else list(machine.exits(timeout_s=5))
-        timer.join()
         assert machine.outcome is not None
         assert (machine.outcome.reason, machine.outcome.exit_status) == (Reason.STOPPED, 0)
         # Every posted write has reached its device by then.
@@ -66,12 +63,37 @@ def test_a_device_stops_the_guest_after_its_access() -> None:
 def test_sigint_is_a_keyboard_interrupt_and_the_guest_can_go_on(code: str) -> None:
     with code_machine(code) as machine:
         for _ in range(3):
-            timer = soon(os.kill, os.getpid(), signal.SIGINT)
+            soon(machine, os.kill, os.getpid(), signal.SIGINT)
             with pytest.raises(KeyboardInterrupt):
                 machine.run(DEADLINE_S)
-            timer.join()
         assert machine.run(timeout_s=0.05).reason is Reason.TIMED_OUT
         assert (machine.counts() == {}) == (code == SPIN)
+
+
+@pytest.mark.parametrize("port", [0x3F8, 0x500], ids=["posted", "device"])
+def test_ctrl_c_neither_loses_an_access_nor_serves_it_twice(port: int) -> None:
+    seen = bytearray()
+
+    class Sink(Device):
+        name = "sink"
+        registers = (Register("DATA", 0, access="w"),)
+
+        def write_DATA(self, value: int) -> None:
+            seen.append(value)
+
+    # mov dx, port; again: out dx, al; inc al; jmp again
+    with code_machine(f"ba {port.to_bytes(2, 'little').hex()} ee fe c0 eb fb", serial=seen.extend) as machine:
+        if port == 0x500:
+            machine.attach(Sink(), port=port)
+        for number in range(50):
+            timer = threading.Timer(0.003 + 0.0001 * (number % 7), os.kill, (os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                timer.start()
+                machine.run(DEADLINE_S)
+            timer.join()
+        # The last access may wait for the next run.
+        assert machine.counts()["pio"] - len(seen) in (0, 1)
+    assert all((after - before) % 256 == 1 for before, after in zip(seen, seen[1:], strict=False))
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -96,8 +96,7 @@ class KvmVcpu:
         """Return the exit behind a negative key, or None once it is dealt with."""
         loop = self._loop
         if key == lib.PYKVM_REPLAY:
-            while count := lib.pykvm_take_posted(loop, self._values, _POSTED_AT_ONCE):
-                dispatch.replay(loop.replay_key, self._values[0:count])
+            self.replay_posted(dispatch)
             return None
         if key == lib.PYKVM_FULL:
             self._advance()
@@ -109,6 +108,11 @@ class KvmVcpu:
         if key == lib.PYKVM_ERROR:
             raise KvmError("KVM_RUN", loop.error, _RUN_ERRORS.get(loop.error, ""))
         return decode_exit(loop.run)
+
+    def replay_posted(self, dispatch: AccessTable) -> None:
+        """Bring the posted writes so far to their devices; `run` does so by itself unless it is broken off."""
+        while count := lib.pykvm_take_posted(self._loop, self._values, _POSTED_AT_ONCE):
+            dispatch.replay(self._loop.replay_key, self._values[0:count])
 
     def kick(self) -> None:
         """Make `run` return `Interrupted` soon; from any thread, or from a device that is answering."""
