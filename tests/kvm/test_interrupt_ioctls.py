@@ -5,29 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from pykvm._kvm import ffi, lib
-from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vm_file import VmFile
 from pykvm.accel.kvm.vm_interrupts import IrqchipRoute, MsiRoute
 from tests.kvm.bare_guest import fails, need
 
 pytestmark = pytest.mark.kvm
-
-
-@pytest.fixture
-def system() -> Iterator[SystemFile]:
-    with SystemFile() as file:
-        yield file
-
-
-@pytest.fixture
-def vm(system: SystemFile) -> Iterator[VmFile]:
-    with system.create_vm() as file:
-        yield file
 
 
 @pytest.fixture

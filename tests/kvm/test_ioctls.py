@@ -6,7 +6,7 @@ import errno
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,6 @@ TSC = 0x10
 FILES: tuple[type[KvmFile], ...] = (SystemFile, VmFile, VcpuFile, DeviceFile)
 NOT_METHODS = {"KVM_RUN": "the exit loop in C issues it"}
 DEVICE_IOCTLS = 0xAE  # KVMIO, the type byte of all of KVM's ioctls
-
-
-@pytest.fixture
-def system() -> Iterator[SystemFile]:
-    with SystemFile() as file:
-        yield file
-
-
-@pytest.fixture
-def vm(system: SystemFile) -> Iterator[VmFile]:
-    with system.create_vm() as file:
-        yield file
 
 
 def ioctl_methods() -> list[Callable[..., Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,18 +14,6 @@ from pykvm.errors import KvmError
 from tests.kvm.bare_guest import CODE, MEMORY_BYTES, BareGuest, fails, host_memory, need
 
 pytestmark = pytest.mark.kvm
-
-
-@pytest.fixture
-def system() -> Iterator[SystemFile]:
-    with SystemFile() as file:
-        yield file
-
-
-@pytest.fixture
-def vm(system: SystemFile) -> Iterator[VmFile]:
-    with system.create_vm() as file:
-        yield file
 
 
 def test_memory_regions(vm: VmFile) -> None:

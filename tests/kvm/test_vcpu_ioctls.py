@@ -24,18 +24,6 @@ STEPS = bytes.fromhex("9090f4")  # nop; nop; hlt
 
 
 @pytest.fixture
-def system() -> Iterator[SystemFile]:
-    with SystemFile() as file:
-        yield file
-
-
-@pytest.fixture
-def vm(system: SystemFile) -> Iterator[VmFile]:
-    with system.create_vm() as file:
-        yield file
-
-
-@pytest.fixture
 def vcpu(system: SystemFile, vm: VmFile) -> Iterator[VcpuFile]:
     with vm.create_vcpu(0) as file:
         file.set_cpuid2(system.get_supported_cpuid())
