@@ -9,7 +9,8 @@
 #define RUNNING_MAX 1024
 
 static struct { _Atomic int tid; struct kvm_run *run; } running[RUNNING_MAX];
-static struct sigaction chained[32];
+static struct sigaction chained[32], first[32];   /* the handler that ours precedes, now and at first */
+static volatile sig_atomic_t inside[32];
 static const int guarded[] = { SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM, SIGCHLD,
                                SIGCONT, SIGTSTP, SIGWINCH, SIGIO };
 
@@ -30,10 +31,13 @@ static void on_kick(int number) { (void)number; leave_guest(0); }
 
 static void on_guarded(int number, siginfo_t *info, void *context)
 {
-    struct sigaction *next = &chained[number];
+    /* A handler that was put before ours, and that ours was then put before, calls ours as the one it replaced. */
+    struct sigaction *next = inside[number] ? &first[number] : &chained[number];
     leave_guest(1);
+    inside[number]++;
     if (next->sa_flags & SA_SIGINFO) next->sa_sigaction(number, info, context);
     else next->sa_handler(number);
+    inside[number]--;
 }
 
 /* Put leave_guest() before every handler that the process has now. Python replaces ours when a program calls
@@ -48,6 +52,7 @@ static int pykvm_guard_signals(void)
         if (!(now.sa_flags & SA_SIGINFO) && (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN)) continue;
         if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_guarded) continue;
         chained[number] = now;
+        if (!first[number].sa_handler) first[number] = now;
         now.sa_flags |= SA_SIGINFO;
         now.sa_sigaction = on_guarded;
         if (sigaction(number, &now, NULL)) return -errno;

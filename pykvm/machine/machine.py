@@ -249,7 +249,6 @@ class Machine:
         if max_exits is not None and max_exits < 1:
             raise ConfigurationError(f"limit of {max_exits} exits: must be 1 or more")
         self._start_recording()
-        self._stop = None
         self._vm.guard_signals()
         self.fast.enabled = fast
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -261,9 +260,11 @@ class Machine:
         except Exception:
             raise
         except BaseException:
-            self.vcpu.replay_posted(self.dispatch)  # Ctrl-C loses no output of the guest
+            if self._vm is not None:
+                self.vcpu.replay_posted(self.dispatch)  # Ctrl-C loses no output of the guest
             raise
         finally:
+            self._stop = None
             if self._vm is not None:
                 self.vcpu.set_deadline(None)
                 self.vcpu.set_budget(None)
@@ -289,7 +290,7 @@ class Machine:
         self.vcpu.kick()
 
     def stop(self, outcome: Outcome | None = None) -> None:
-        """End the run after the access being served; from a device or from any thread."""
+        """End the run after the access being served, or the next run at once; from a device or from any thread."""
         self._stop = outcome or Outcome(Reason.STOPPED)
         self.vcpu.kick()
 
@@ -375,8 +376,14 @@ class Machine:
     # ---- the end
 
     def close(self) -> None:
-        """Finish the trace, destroy the VM and free its memory. Idempotent."""
+        """Finish the trace, destroy the VM and free its memory. Idempotent.
+
+        Raises:
+            ConfigurationError: the guest is running, in another thread or below the device that calls this.
+        """
         if self._vm is not None:
+            if any(vcpu.is_running for vcpu in self._vm.vcpus):
+                raise ConfigurationError("the guest is running; stop it first")
             vm, self._vm = self._vm, None
             recorder = getattr(self, "_recorder", None)
             if recorder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pykvm import Access, Device, Machine, Reason, Register
+from pykvm.errors import ConfigurationError
 from tests.support import DEADLINE_S, code_machine, summary
 
 pytestmark = pytest.mark.kvm
@@ -162,3 +164,72 @@ def test_a_hundred_machines_leave_nothing_behind(tmp_path: Path) -> None:
     assert after[:2] == before[:2]
     # The allocator of Python may have mapped some more memory; a leak would be one mapping per machine at least.
     assert after[2] < before[2] + 50
+
+
+def test_a_stop_that_comes_before_the_run_is_not_lost() -> None:
+    with code_machine(SPIN) as machine:
+        machine.stop()
+        assert machine.run(timeout_s=5).reason is Reason.STOPPED
+        assert machine.run(timeout_s=0.05).reason is Reason.TIMED_OUT
+
+
+def test_a_machine_is_not_closed_under_a_running_guest() -> None:
+    with code_machine(SPIN) as machine:
+        thread = threading.Thread(target=machine.run, args=(DEADLINE_S,))
+        thread.start()
+        while not machine.vcpu.is_running:
+            pass
+        for use in (machine.close, machine.run):
+            with pytest.raises(ConfigurationError, match="running"):
+                use()
+        machine.stop()
+        thread.join(DEADLINE_S)
+
+
+@pytest.mark.parametrize("use", [Machine.close, Machine.run])
+def test_a_device_may_not_close_or_run_its_machine(use: Callable[[Machine], object]) -> None:
+    with code_machine("e6 50 f4") as machine:
+
+        class Meddler(Device):
+            name = "meddler"
+            registers = (Register("DATA", 0),)
+
+            def write_DATA(self, value: int) -> None:
+                use(machine)
+
+        machine.attach(Meddler(), port=0x50)
+        with pytest.raises(ConfigurationError, match="running"):
+            machine.run(DEADLINE_S)
+
+
+def test_an_iteration_ends_with_its_machine() -> None:
+    machine = code_machine(TEN_OUTS)
+    records, others = machine.exits(DEADLINE_S), machine.exits(DEADLINE_S)
+    assert next(records).number == 1
+    assert next(others).number == 2
+    machine.close()
+    with pytest.raises(ConfigurationError, match="closed"):
+        next(records)
+    others.close()  # type: ignore[attr-defined]
+
+
+def test_a_handler_that_chains_to_ours_is_called_once_and_python_too() -> None:
+    with code_machine(SPIN) as machine, open(os.devnull, "w") as nowhere:
+        machine.run(timeout_s=0.01)
+        seen: list[int] = []
+
+        def note(number: int, frame: object) -> None:
+            seen.append(number)
+            machine.stop()
+
+        before = signal.signal(signal.SIGUSR1, note)
+        try:
+            machine.run(timeout_s=0.01)
+            faulthandler.register(signal.SIGUSR1, file=nowhere, chain=True)
+            for count in range(1, 4):
+                soon(machine, os.kill, os.getpid(), signal.SIGUSR1)
+                assert machine.run(DEADLINE_S).reason is Reason.STOPPED
+                assert seen == [signal.SIGUSR1] * count
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+            signal.signal(signal.SIGUSR1, before)

@@ -10,7 +10,7 @@ from pykvm.accel.kvm.exits import decode_exit
 from pykvm.accel.kvm.ioctl import CData
 from pykvm.accel.kvm.registers import from_kvm_regs, from_kvm_sregs, store_sregs, to_kvm_regs
 from pykvm.accel.kvm.vcpu_file import VcpuFile
-from pykvm.errors import KvmError
+from pykvm.errors import ConfigurationError, KvmError
 from pykvm.model.access import Access
 from pykvm.model.exits import Exit, Interrupted, LimitReached
 from pykvm.model.registers import Registers, SystemRegisters
@@ -35,6 +35,9 @@ class KvmVcpu:
         mapped_bytes: size of its shared page.
         index: its number.
         ram: `struct pykvm_ram` of the VM.
+
+    Attributes:
+        is_running: a thread is in `run` or `run_one`.
     """
 
     def __init__(self, file: VcpuFile, mapped_bytes: int, index: int, ram: CData) -> None:
@@ -49,6 +52,7 @@ class KvmVcpu:
                 "could not map its shared page: the host is out of memory",
             )
         self._values = ffi.new("uint32_t[]", _POSTED_AT_ONCE)
+        self.is_running = False
         self._sink: RecordSink | None = None
         self._window: tuple[CData, CData] | None = None
 
@@ -65,32 +69,47 @@ class KvmVcpu:
             Exception: whatever an answering device raised; the guest is still at that access, and the next run
                 begins with it.
         """
+        self._enter()
         enter, loop, key = lib.pykvm_run, self._loop, 0
-        while True:
-            while (key := enter(loop, key)) >= 0:
-                if key & _WRITE:
-                    dispatch[key](loop.data)
-                else:
-                    loop.data = dispatch[key]()
-            exit = self._other(key, dispatch)
-            if exit is not None:
-                return exit
+        try:
+            while True:
+                while (key := enter(loop, key)) >= 0:
+                    if key & _WRITE:
+                        dispatch[key](loop.data)
+                    else:
+                        loop.data = dispatch[key]()
+                exit = self._other(key, dispatch)
+                if exit is not None:
+                    return exit
+        finally:
+            self.is_running = False
 
     def run_one(self, dispatch: AccessTable) -> Exit:
         """Run the guest to its next exit of any kind and return it; an access has been answered by then."""
+        self._enter()
         loop = self._loop
-        while True:
-            key = lib.pykvm_run(loop, 0)
-            if key >= 0:
-                if key & _WRITE:
-                    dispatch[key](loop.data)
-                else:
-                    loop.data = dispatch[key]()
-                lib.pykvm_served(loop)
-                return Access.from_key(key, loop.data)
-            exit = self._other(key, dispatch)
-            if exit is not None:
-                return exit
+        try:
+            while True:
+                key = lib.pykvm_run(loop, 0)
+                if key >= 0:
+                    if key & _WRITE:
+                        dispatch[key](loop.data)
+                    else:
+                        loop.data = dispatch[key]()
+                    lib.pykvm_served(loop)
+                    return Access.from_key(key, loop.data)
+                exit = self._other(key, dispatch)
+                if exit is not None:
+                    return exit
+        finally:
+            self.is_running = False
+
+    def _enter(self) -> None:
+        if not self._loop:
+            raise ConfigurationError("the machine is closed; boot another one")
+        if self.is_running:
+            raise ConfigurationError("the guest is running; stop it first")
+        self.is_running = True
 
     def _other(self, key: int, dispatch: AccessTable) -> Exit | None:
         """Return the exit behind a negative key, or None once it is dealt with."""
