@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -17,6 +17,7 @@ from pykvm.devices.device import Device
 from pykvm.devices.ports import DebugConsole, ExitPort, PostPort
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.errors import AddressError, ConfigurationError, ImageError, KvmError
+from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.outcome import Outcome, Reason, outcome_of
 from pykvm.machine.serial import SerialLine
 from pykvm.memory import GuestMemory
@@ -31,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pykvm.trace.decode import Decoder
     from pykvm.trace.record import TraceRecord
 
 __all__ = ["Machine"]
@@ -223,10 +225,12 @@ class Machine:
         """
         import capstone  # noqa: F401 - before the clock starts: loading it takes longer than many a guest runs
 
-        description = self._describe()
+        description = self._describe(selected_banks(self.bus))
         with self._running(timeout_s, max_exits, fast=False):
-            at = self.vcpu.slots_written
-            decoder = self._decoder(sum(self.vcpu.counts().values()), description)
+            # An access whose device raised is served again, and its record is there already.
+            served_again = self.vcpu.is_unserved
+            at = self.vcpu.slots_written - served_again
+            decoder = self._decoder(sum(self.vcpu.counts().values()) - served_again, description)
             outcome = None
             while outcome is None:
                 try:
@@ -306,50 +310,19 @@ class Machine:
             self._recorder = RingRecorder(self._checkpoint)
             self._started_tsc = self._vm.time_stamp()
         else:
-            recorder = FileRecorder(self._record_path, self._checkpoint, self._vm.time_stamp, self._vm.time_stamp_khz())
+            description = self._describe(selected_banks(self.bus))
+            clock = self._vm.time_stamp, self._vm.time_stamp_khz()
+            recorder = FileRecorder(self._record_path, description, *clock, self._checkpoint)
             self._recorder, self._started_tsc = recorder, recorder.started_tsc
         self.vcpu.record_to(self._recorder)
 
-    def _checkpoint(self) -> tuple[int, Mapping[str, Any]]:
-        recorded = self._record_path is not None and self.vcpu.slots_written == 0
-        description = self._describe() if recorded else {"devices": self._selected()}
-        return sum(self.vcpu.counts().values()), description
+    def _checkpoint(self) -> tuple[int, list[dict[str, int]]]:
+        return sum(self.vcpu.counts().values()), selected_banks(self.bus)
 
-    def _selected(self) -> list[dict[str, int]]:
-        """Return for each device the values of its bank-selecting registers."""
-        found = []
-        for mapping in self.bus.mappings:
-            names = {r.when.register for r in mapping.device.registers if r.when}
-            found.append({name: getattr(mapping.device.state, name.lower()) for name in names})
-        return found
+    def _describe(self, selected: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        return describe(self.bus, selected, self._image, self.memory.size, KvmVm.name)
 
-    def _describe(self, selected: list[dict[str, int]] | None = None) -> dict[str, Any]:
-        """Return the machine as a trace file's header holds it; see docs/trace-format.md."""
-        from pykvm import __version__
-        from pykvm.accel.kvm.probe import out_is_past
-
-        devices = [
-            {
-                "name": mapping.device.name,
-                "space": mapping.space.value,
-                "address": mapping.address,
-                "size": mapping.size,
-                "registers": [register.describe() for register in mapping.device.registers],
-                "selected": values,
-            }
-            for mapping, values in zip(self.bus.mappings, selected or self._selected(), strict=True)
-        ]
-        image = self._image
-        return {
-            "pykvm": __version__,
-            "accelerator": KvmVm.name,
-            "rip_at_out": "past" if out_is_past() else "on",
-            "memory": self.memory.size,
-            "image": image and {"path": image.path, "size": image.size, "entry": image.entry, "mode": image.mode.value},
-            "devices": devices,
-        }
-
-    def _decoder(self, records: int, description: Mapping[str, Any]) -> Any:
+    def _decoder(self, records: int, description: Mapping[str, Any]) -> Decoder:
         from pykvm.trace.decode import Decoder
 
         assert self._vm is not None
@@ -368,8 +341,7 @@ class Machine:
         if self._recorder is None or not self._recorder.checkpoints:
             return []
         start = self._recorder.checkpoints[0]
-        description = self._describe(list(start.description["devices"]))
-        decoder = self._decoder(start.records, description)
+        decoder = self._decoder(start.records, self._describe(start.selected))
         slots = self._slots(start.slot, self.vcpu.slots_written)
         return list(deque(decoder.decode(start.slot, slots), maxlen=count))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pykvm.errors import OutputError
 from pykvm.model.plain import record
@@ -54,12 +54,12 @@ class Checkpoint:
     Attributes:
         slot: slot number.
         records: records before it.
-        description: the machine at that point (see docs/trace-format.md).
+        selected: for each device, the values of the registers that select others.
     """
 
     slot: int
     records: int
-    description: Mapping[str, Any]
+    selected: Sequence[Mapping[str, int]]
 
 
 class Recorder:
@@ -67,13 +67,13 @@ class Recorder:
 
     Attributes:
         counter: mapping whose first 8 bytes behind `counter_offset` hold the number of slots written.
-        checkpoint: returns the records so far and the machine's description.
+        checkpoint: returns the records so far, and for each device the values of its selecting registers.
     """
 
     counter: mmap.mmap
     counter_offset = 0
 
-    def __init__(self, checkpoint: Callable[[], tuple[int, Mapping[str, Any]]]) -> None:
+    def __init__(self, checkpoint: Callable[[], tuple[int, Sequence[Mapping[str, int]]]]) -> None:
         self.checkpoint = checkpoint
         self.checkpoints: list[Checkpoint] = []
 
@@ -101,7 +101,9 @@ class Recorder:
 class RingRecorder(Recorder):
     """The last records, in memory; a lap is half the ring, so at least as much is kept."""
 
-    def __init__(self, checkpoint: Callable[[], tuple[int, Mapping[str, Any]]], slots: int = RING_SLOTS) -> None:
+    def __init__(
+        self, checkpoint: Callable[[], tuple[int, Sequence[Mapping[str, int]]]], slots: int = RING_SLOTS
+    ) -> None:
         super().__init__(checkpoint)
         self.capacity = slots
         self.counter = mmap.mmap(-1, mmap.PAGESIZE)
@@ -123,9 +125,10 @@ class FileRecorder(Recorder):
 
     Args:
         path: file to create; an existing one is replaced.
-        checkpoint: returns the records so far, and what the trace needs to be read: devices, image, host (JSON data).
+        description: the machine, as docs/trace-format.md says.
         time_stamp: reads the time-stamp counter.
         tsc_khz: its frequency.
+        checkpoint: as `Recorder`.
 
     Attributes:
         started_tsc: time-stamp counter at the beginning of the trace.
@@ -139,15 +142,16 @@ class FileRecorder(Recorder):
     def __init__(
         self,
         path: str,
-        checkpoint: Callable[[], tuple[int, Mapping[str, Any]]],
+        description: Mapping[str, Any],
         time_stamp: Callable[[], int],
         tsc_khz: int,
+        checkpoint: Callable[[], tuple[int, Sequence[Mapping[str, int]]]],
     ) -> None:
         import json
 
         super().__init__(checkpoint)
         self.path = path
-        text = json.dumps(checkpoint()[1], separators=(",", ":")).encode()
+        text = json.dumps(description, separators=(",", ":")).encode()
         self._header_bytes = -(-(HEADER.size + len(text)) // mmap.PAGESIZE) * mmap.PAGESIZE
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)

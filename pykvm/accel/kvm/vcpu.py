@@ -105,11 +105,16 @@ class KvmVcpu:
             self.is_running = False
 
     def _enter(self) -> None:
-        if not self._loop:
-            raise ConfigurationError("the machine is closed; boot another one")
         if self.is_running:
             raise ConfigurationError("the guest is running; stop it first")
-        self.is_running = True
+        self.is_running = bool(self._open)
+
+    @property
+    def _open(self) -> CData:
+        """The loop; C must never see that of a closed vCPU."""
+        if not self._loop:
+            raise ConfigurationError("the machine is closed; boot another one")
+        return self._loop
 
     def _other(self, key: int, dispatch: AccessTable) -> Exit | None:
         """Return the exit behind a negative key, or None once it is dealt with."""
@@ -130,7 +135,7 @@ class KvmVcpu:
 
     def replay_posted(self, dispatch: AccessTable) -> None:
         """Bring the posted writes so far to their devices; `run` does so by itself unless it is broken off."""
-        while count := lib.pykvm_take_posted(self._loop, self._values, _POSTED_AT_ONCE):
+        while count := lib.pykvm_take_posted(self._open, self._values, _POSTED_AT_ONCE):
             dispatch.replay(self._loop.replay_key, self._values[0:count])
 
     def kick(self) -> None:
@@ -141,13 +146,13 @@ class KvmVcpu:
     def set_deadline(self, seconds: float | None) -> None:
         """Interrupt runs on this thread from `seconds` from now on, even of a guest that never exits; None: never."""
         nanoseconds = 0 if seconds is None else max(1, int(min(seconds, 1e9) * 1e9))
-        result = lib.pykvm_deadline(self._loop, nanoseconds)
+        result = lib.pykvm_deadline(self._open, nanoseconds)
         if result < 0:
             raise OSError(-result, f"no timer for the deadline: {os.strerror(-result)}")
 
     def set_budget(self, records: int | None) -> None:
         """Return `LimitReached` after so many more records; None: never."""
-        self._loop.budget = _NO_BUDGET if records is None else records
+        self._open.budget = _NO_BUDGET if records is None else records
 
     # ---- recording
 
@@ -160,7 +165,7 @@ class KvmVcpu:
         sink = self._sink
         if sink is None:
             raise RuntimeError("record_to() comes before run()")
-        window = sink.advance(self._loop.head)
+        window = sink.advance(self._open.head)
         buffer, counter = ffi.from_buffer(window.buffer), ffi.from_buffer(sink.counter)
         lib.pykvm_record_into(
             self._loop,
@@ -174,34 +179,39 @@ class KvmVcpu:
         self._window = buffer, counter
 
     @property
+    def is_unserved(self) -> bool:
+        """Whether the last access is yet to be served, because its device raised."""
+        return bool(self._open.outstanding)
+
+    @property
     def slots_written(self) -> int:
         """Slots of the trace written so far."""
-        return int(self._loop.head)
+        return int(self._open.head)
 
     def counts(self) -> dict[int, int]:
         """Return the records so far by kind, KVM's exit reason."""
-        counts = self._loop.counts
+        counts = self._open.counts
         return {kind: counts[kind] for kind in range(_KINDS) if counts[kind]}
 
     def post_port(self, port: int, size: int) -> None:
         """Let the loop collect writes of `size` bytes to `port`; 0 for none."""
-        self._loop.post[port] = size
+        self._open.post[port] = size
 
     def latch_port(self, port: int, size: int, value: int) -> None:
         """Let the loop answer reads of `size` bytes from `port` with `value`; size 0 for none."""
-        self._loop.latched[port] = value
-        self._loop.latch[port] = size
+        self._open.latched[port] = value
+        self._open.latch[port] = size
 
     # ---- registers
 
     @property
     def rip_at_exit(self) -> int:
         """RIP as KVM left it at the last exit: on the instruction or past it, depending on the KVM."""
-        return int(self._loop.run.s.regs.regs.rip)
+        return int(self._open.run.s.regs.regs.rip)
 
     def settle(self) -> None:
         """Let KVM complete the access that was just answered, so that the registers are those after it."""
-        result = lib.pykvm_settle(self._loop)
+        result = lib.pykvm_settle(self._open)
         if result < 0 and result != -errno.EBUSY:
             raise KvmError("KVM_RUN", -result, "could not complete the last access")
 
