@@ -22,6 +22,7 @@ static struct pykvm_loop *pykvm_loop_create(int fd, size_t mapped_bytes, uint8_t
     loop->fd = fd; loop->run = run; loop->mapped_bytes = mapped_bytes; loop->vcpu = vcpu; loop->ram = ram;
     loop->latched = (uint32_t *)tables; loop->post = tables + 65536 * 4; loop->latch = tables + 65536 * 5;
     loop->budget = UINT64_MAX;
+    loop->interruptions = atomic_load(&interruptions);
     run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
     return loop;
 }
@@ -60,6 +61,7 @@ static int64_t serve(struct pykvm_loop *loop)
     } else if (write) {
         if (loop->post[port] == size) {
             entry->flags |= RECORD_FAST;
+            if (loop->posted <= loop->replayed) loop->replayed = loop->head - 1;
             loop->posted = loop->head;
             arm_flush(loop);
             return -1;
@@ -143,14 +145,24 @@ static int64_t step(struct pykvm_loop *loop)
         if (loop->head + SLOTS_PER_ACCESS > loop->limit) return PYKVM_FULL;
         if (!loop->budget) return PYKVM_BUDGET;
         if (loop->remaining) {
+            if (loop->code_is_stale) loop->code = find_code(loop);
+            loop->code_is_stale = 0;
             int64_t key = serve(loop);
             if (key >= 0) return key;
             continue;
         }
+        unsigned seen = atomic_load(&interruptions);
+        if (loop->interruptions != seen) {
+            loop->interruptions = seen;
+            errno = EINTR;
+            return failed(loop);
+        }
         loop->unsettled = 0;
-        if (ioctl(loop->fd, KVM_RUN, 0) < 0) return failed(loop);
+        if (loop->settled_exit) loop->settled_exit = 0;
+        else if (ioctl(loop->fd, KVM_RUN, 0) < 0) return failed(loop);
         note_cpu(loop);
         loop->code = find_code(loop);
+        loop->code_is_stale = 0;
         if (run->exit_reason == KVM_EXIT_IO) {
             begin(loop, (uint8_t *)run + run->io.data_offset, run->io.port, run->io.size, run->io.count,
                   run->io.direction == KVM_EXIT_IO_OUT, 0);
@@ -184,28 +196,25 @@ static int64_t pykvm_run(struct pykvm_loop *loop, int64_t served)
         }
         pykvm_served(loop);
     }
-    if (!loop->owner_tid || !pthread_equal(loop->owner, pthread_self())) {
-        loop->owner = pthread_self();
-        loop->owner_tid = gettid();
-    }
-    int place = enter_running(loop->run, loop->owner_tid, loop->place);
+    int tid = this_thread(), place = enter_running(loop->run, tid, loop->place);
     if (place < 0) { loop->error = EAGAIN; return PYKVM_ERROR; }
     loop->place = place;
-    atomic_store(&loop->tid, loop->owner_tid);
+    atomic_store(&loop->tid, tid);
     key = step(loop);
     atomic_store(&loop->tid, 0);
     leave_running(place);
     return hold(loop, key);
 }
 
-/* Take the next run of posted writes that have one key: their values go to `values`, the key to replay_key.
- * Returns how many; 0 when none are left. */
+/* The next run of posted writes that have one key: their values go to `values`, the key to replay_key. Returns how
+ * many; 0 when none are left. They stay posted until pykvm_posted_taken(). */
 static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uint32_t most)
 {
     uint32_t count = 0;
-    for (; loop->replayed < loop->posted && count < most; loop->replayed++) {
-        struct pykvm_record *entry = slot(loop, loop->replayed);
-        if (entry->kind == PYKVM_RECORD_CODE) { loop->replayed++; continue; }
+    uint64_t number = loop->replayed;
+    for (; number < loop->posted && count < most; number++) {
+        struct pykvm_record *entry = slot(loop, number);
+        if (entry->kind == PYKVM_RECORD_CODE) { number++; continue; }
         if (entry->kind != KVM_EXIT_IO || (entry->flags & (RECORD_FAST | RECORD_WRITE)) != (RECORD_FAST | RECORD_WRITE))
             continue;
         uint64_t key = entry->address << 8 | entry->size << 4 | 1;
@@ -213,8 +222,12 @@ static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uin
         loop->replay_key = key;
         values[count++] = entry->data;
     }
+    loop->taken = number;
     return count;
 }
+
+/* Take it that the run of posted writes last returned has reached its device. */
+static void pykvm_posted_taken(struct pykvm_loop *loop) { loop->replayed = loop->taken; }
 
 /* Complete the access in KVM without running guest code, so that the registers are those after it. Returns 0,
  * 1 when KVM reported another exit instead, or -errno (EBUSY: the access is not served yet, or is one element of
@@ -229,6 +242,7 @@ static int pykvm_settle(struct pykvm_loop *loop)
     int error = errno;
     loop->run->immediate_exit = 0;
     if (atomic_load(&loop->kicked)) loop->run->immediate_exit = 1;
+    loop->settled_exit = result == 0;   /* the instruction's next access: step() begins with it */
     return result == 0 ? 1 : error == EINTR ? 0 : -error;
 }
 

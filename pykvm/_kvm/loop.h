@@ -9,7 +9,7 @@ struct pykvm_record {
     uint32_t seq;      /* number of this slot, low 32 bits */
     uint32_t code;     /* slot of the code window that holds the bytes around rip; 2^32-1: none */
     uint16_t cs;       /* code segment selector */
-    uint8_t kind;      /* KVM exit reason, or RECORD_CODE */
+    uint8_t kind;      /* KVM exit reason, or PYKVM_RECORD_CODE */
     uint8_t size;      /* bytes of one access */
     uint8_t flags;     /* RECORD_WRITE, RECORD_FAST, RECORD_STRING */
     uint8_t mode;      /* 0 real, 1 virtual-8086, 2 16-bit, 3 32-bit, 4 64-bit */
@@ -23,7 +23,7 @@ struct pykvm_code {
     uint64_t rip, cs_base, cr3;
     uint32_t seq, code;
     uint16_t cs;
-    uint8_t kind;      /* RECORD_CODE */
+    uint8_t kind;      /* PYKVM_RECORD_CODE */
     uint8_t size;      /* bytes that are valid */
     uint8_t flags, mode, vcpu, reserved;
 };

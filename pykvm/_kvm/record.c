@@ -8,7 +8,7 @@ static void pykvm_record_into(struct pykvm_loop *loop, void *window, uint64_t ba
                               uint64_t limit, uint64_t code_since)
 {
     loop->window = window; loop->base = base; loop->mask = mask; loop->published = head; loop->limit = limit;
-    loop->code_since = code_since;
+    loop->code_since = code_since; loop->code_is_stale = 1;
 }
 
 static struct pykvm_record *slot(struct pykvm_loop *loop, uint64_t number)

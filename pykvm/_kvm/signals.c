@@ -11,14 +11,21 @@
 static struct { _Atomic int tid; struct kvm_run *run; } running[RUNNING_MAX];
 static struct sigaction chained[32], first[32];   /* the handler that ours precedes, now and at first */
 static volatile sig_atomic_t inside[32];
+static _Atomic unsigned interruptions;      /* so that a loop notices a signal that came while it was in Python */
 static const int guarded[] = { SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM, SIGCHLD,
                                SIGCONT, SIGTSTP, SIGWINCH, SIGIO };
+
+/* A pthread_t is used again as soon as its thread has ended, so it cannot stand for a thread id. */
+static __thread int thread_id;
+static void forget_thread_id(void) { thread_id = 0; }
+static int this_thread(void) { return thread_id ? thread_id : (thread_id = gettid()); }
 
 static int kick_signal(void) { return SIGRTMIN; }
 
 static void leave_guest(int forward)
 {
     int saved = errno, self = gettid();
+    atomic_fetch_add(&interruptions, 1);
     for (int i = 0; i < RUNNING_MAX; i++) {
         int tid = atomic_load(&running[i].tid);
         if (tid == self) running[i].run->immediate_exit = 1;
@@ -45,7 +52,12 @@ static void on_guarded(int number, siginfo_t *info, void *context)
 static int pykvm_guard_signals(void)
 {
     struct sigaction kick = { .sa_handler = on_kick }, now;
+    static int forking;
+    if (!forking++) pthread_atfork(NULL, NULL, forget_thread_id);
     if (sigaction(kick_signal(), &kick, NULL)) return -errno;
+    sigset_t mine;
+    sigemptyset(&mine); sigaddset(&mine, kick_signal());
+    pthread_sigmask(SIG_UNBLOCK, &mine, NULL);
     for (size_t i = 0; i < sizeof guarded / sizeof *guarded; i++) {
         int number = guarded[i];
         if (sigaction(number, NULL, &now)) return -errno;

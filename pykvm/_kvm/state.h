@@ -33,13 +33,13 @@ struct pykvm_loop {
     /* ---- not seen by Python */
     struct pykvm_record *window;
     uint64_t base, mask, limit, code_since, *published;
-    uint64_t replayed, posted;      /* slots: first not taken, after the last posted */
+    uint64_t replayed, taken, posted;   /* slots: first not replayed, after those being replayed, after the last */
     int64_t held;                   /* key to return once the posted writes are taken */
     int64_t outstanding;            /* key of the access that Python has not served yet */
     uint64_t written;               /* its value, if it is a write */
     uint8_t *element, *answer;      /* next element of the access; where the read's answer goes */
     uint64_t answer_slot, element_address;
-    uint32_t remaining, count, size;
+    uint32_t remaining, size;
     uint32_t code;
     int64_t element_key;
     uint64_t rip;
@@ -49,8 +49,9 @@ struct pykvm_loop {
     size_t mapped_bytes;
     struct pykvm_ram *ram;
     _Atomic int tid, kicked;        /* thread in the loop now, 0 none; kick not yet reported */
-    pthread_t owner;
-    int owner_tid;                  /* of the thread that ran last */
+    unsigned interruptions;         /* signals seen so far */
+    int code_is_stale;              /* the code window of this exit is in a window that was given back */
+    int settled_exit;               /* settling has met the next exit, which step() has yet to serve */
     timer_t deadline, flush;
     int deadline_owner, flush_owner;
     struct seen_code seen[SEEN_MAX];

@@ -91,12 +91,12 @@ def raw_terminal(fd: int) -> Iterator[None]:
     raw[_IFLAG] &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
     raw[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
     raw[_CC][termios.VMIN], raw[_CC][termios.VTIME] = 1, 0
-    termios.tcsetattr(fd, termios.TCSADRAIN, raw)
+    termios.tcsetattr(fd, termios.TCSANOW, raw)
     try:
         yield
     finally:
         try:
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+            termios.tcsetattr(fd, termios.TCSANOW, before)
         except termios.error:
             pass  # the terminal is gone (SIGHUP)
 

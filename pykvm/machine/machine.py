@@ -22,7 +22,7 @@ from pykvm.machine.outcome import Outcome, Reason, outcome_of
 from pykvm.machine.serial import SerialLine
 from pykvm.memory import GuestMemory
 from pykvm.model.access import Access, Space
-from pykvm.model.exits import Exit, Interrupted
+from pykvm.model.exits import Exit, Interrupted, LimitReached
 from pykvm.model.image import Image, StartMode
 from pykvm.trace.layout import KIND_NAMES
 from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
@@ -275,11 +275,12 @@ class Machine:
 
     def _conclude(self, exit: Exit) -> Outcome | None:
         """Return how the run ends with `exit`; None when it goes on."""
+        if isinstance(exit, (Interrupted, LimitReached)):
+            self._run_soon()
+            if self._stop is not None:
+                return self._stop
         if not isinstance(exit, Interrupted):
             return outcome_of(exit)
-        self._run_soon()
-        if self._stop is not None:
-            return self._stop
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return Outcome(Reason.TIMED_OUT, exit)
         return None

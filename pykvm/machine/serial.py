@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import select
+
     from pykvm.model.seams import Receiver
 
 __all__ = ["InputPump", "SerialLine"]
@@ -38,11 +40,11 @@ class SerialLine:
 
     def write(self, data: bytes) -> None:
         """Take bytes from the guest; the UART's output."""
+        if self._sink is not None:
+            self._sink(data)
         self._kept += data
         if len(self._kept) > 2 * KEPT_BYTES:
             del self._kept[:-KEPT_BYTES]
-        if self._sink is not None:
-            self._sink(data)
 
     def received(self) -> bytes:
         """Return what the guest has sent; of a long output the last MiB at least."""
@@ -102,6 +104,14 @@ class InputPump:
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
         poll.register(self._fd, select.POLLIN)
+        try:
+            self._serve(poll)
+        except Exception:
+            pass  # only `on_idle` and `on_escape` can raise: no input is left, and the guest goes on
+        finally:
+            self._running.release()
+
+    def _serve(self, poll: select.poll) -> None:
         while not self._stopping:
             events = poll.poll(self._idle_s * 1000 if self._on_idle else None)
             if not events and self._on_idle:
@@ -109,7 +119,6 @@ class InputPump:
                 self._on_idle = None
             if any(fd == self._fd for fd, _ in events) and not self._take():
                 break
-        self._running.release()
 
     def _take(self) -> bool:
         """Send one chunk on; False at the end of the input."""
@@ -120,11 +129,12 @@ class InputPump:
         left = self._escape is not None and self._escape in data
         if self._escape is not None:
             data = data.partition(bytes((self._escape,)))[0]
-        if data:
+        # At a terminal the escape key must stay within reach, so what the guest does not read is dropped.
+        if data and (self._escape is None or self._line.waiting <= BACKLOG_BYTES):
             self._line.send(data)
         if left and self._on_escape is not None:
             self._on_escape()
-        while self._line.waiting > BACKLOG_BYTES and not self._stopping:
+        while self._escape is None and self._line.waiting > BACKLOG_BYTES and not self._stopping:
             time.sleep(BACKLOG_POLL_S)
         return bool(data) and not left
 

@@ -30,6 +30,7 @@ from pykvm.trace.slot import CodeWindow, RawRecord
 __all__ = ["DecodedDevice", "Decoder"]
 
 _EMULATION = 1
+MOST_WINDOWS = 1 << 16
 
 
 class DecodedDevice:
@@ -110,6 +111,9 @@ class Decoder:
             at += SLOT_BYTES
 
     def _keep_code(self, header: RawRecord, data: bytes) -> None:
+        if len(self._code) >= MOST_WINDOWS:
+            for number in list(self._code)[: MOST_WINDOWS // 2]:
+                del self._code[number]
         # The header's fields are those of struct pykvm_code: start, rip, cs_base, cr3.
         self._code[header.seq] = CodeWindow(header.tsc, header.address, data[: header.size], min(header.mode, 4))
 

@@ -38,7 +38,7 @@ def _what(record: TraceRecord) -> str:
 
 def _meaning(register: Register, value: int) -> str:
     if register.is_text:
-        return f" {chr(value)!a}"
+        return f" {chr(value)!a}" if value < 0x80 or register.size == 1 else ""
     parts = []
     for field in register.fields:
         bits = field.extract(value)

@@ -135,8 +135,11 @@ class KvmVcpu:
 
     def replay_posted(self, dispatch: AccessTable) -> None:
         """Bring the posted writes so far to their devices; `run` does so by itself unless it is broken off."""
-        while count := lib.pykvm_take_posted(self._open, self._values, _POSTED_AT_ONCE):
-            dispatch.replay(self._loop.replay_key, self._values[0:count])
+        loop = self._open
+        while count := lib.pykvm_take_posted(loop, self._values, _POSTED_AT_ONCE):
+            dispatch.replay(loop.replay_key, self._values[0:count])
+            lib.pykvm_posted_taken(loop)
+        lib.pykvm_posted_taken(loop)
 
     def kick(self) -> None:
         """Make `run` return `Interrupted` soon; from any thread, or from a device that is answering."""
