@@ -18,7 +18,7 @@ from pykvm.cli.terminal import (
     raw_terminal,
     write_all,
 )
-from pykvm.errors import OutputError
+from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine import Machine, Outcome, Reason
 from pykvm.machine.serial import InputPump
 
@@ -31,6 +31,7 @@ NEEDS_AUTOPSY = (Reason.GAVE_UP, Reason.CRASHED, Reason.TIMED_OUT, Reason.LIMITE
 
 def boot(arguments: argparse.Namespace) -> int:
     """Run the image and return the exit status."""
+    _refuse_one_file_twice(arguments)
     with orderly_end(), ExitStack() as stack:
         machine = stack.enter_context(
             Machine.boot(
@@ -48,6 +49,22 @@ def boot(arguments: argparse.Namespace) -> int:
             _connect_stdin(machine, arguments.quiet, stack)
         return _run(machine, arguments).exit_status
     return 0
+
+
+def _refuse_one_file_twice(arguments: argparse.Namespace) -> None:
+    """Keep a slip of the keyboard from overwriting the image, or two outputs from overwriting each other."""
+    named = {"the image": arguments.image, "--record": arguments.record}
+    if arguments.serial not in ("stdio", "none"):
+        named["--serial"] = arguments.serial
+    seen: dict[str, str] = {}
+    for what, path in named.items():
+        real = path and os.path.realpath(path)
+        if real and os.path.exists(real) and not os.path.isfile(real):
+            continue
+        if real in seen:
+            raise ConfigurationError(f"{path!r} is named twice, as {seen[real]} and as {what}; name another file")
+        if real:
+            seen[real] = what
 
 
 def _run(machine: Machine, arguments: argparse.Namespace) -> Outcome:

@@ -128,6 +128,11 @@ class Machine:
             ImageError: the image cannot be read or does not fit.
             AcceleratorError, ConfigurationError: as `Machine`.
         """
+        if mode not in tuple(StartMode) and mode not in [start.value for start in StartMode]:
+            raise ConfigurationError(f"mode {mode!r}: must be real, protected or long")
+        record = options.get("record")
+        if record is not None and os.path.exists(record) and os.path.exists(image) and os.path.samefile(record, image):
+            raise ConfigurationError(f"trace file {os.fspath(record)!r} is the image itself; name another file")
         loaded = load_flat(
             image,
             StartMode(mode),
@@ -363,6 +368,13 @@ class Machine:
                 recorder.close(self.vcpu.slots_written)
             vm.close()
         self.memory.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_vm", None) is not None:
+            import warnings
+
+            warnings.warn("a Machine was dropped without close()", ResourceWarning, stacklevel=2, source=self)
+            self.close()
 
     def __enter__(self) -> Machine:
         return self

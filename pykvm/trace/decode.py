@@ -165,11 +165,13 @@ class Decoder:
 def _exit(raw: RawRecord) -> Exit:
     """Return the exit that a record stands for; kinds are KVM's exit reasons."""
     write = bool(raw.flags & layout.FLAG_WRITE)
+    size = min(raw.size, 8)
+    value = raw.data & (1 << 8 * size) - 1
     match raw.kind:
         case layout.KIND_PIO:
-            return Access(Space.PIO, raw.address, raw.size, write, raw.data)
+            return Access(Space.PIO, raw.address, size, write, value)
         case layout.KIND_MMIO:
-            return Access(Space.MMIO, raw.address, raw.size, write, raw.data)
+            return Access(Space.MMIO, raw.address, size, write, value)
         case layout.KIND_HLT:
             return Halt()
         case layout.KIND_SHUTDOWN:

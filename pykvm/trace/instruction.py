@@ -71,7 +71,7 @@ class InstructionFinder:
         if not isinstance(exit, Access) or not exit.is_write:
             return None
         if exit.space is Space.MMIO:
-            return lambda insn: self._stores(insn, exit.size)
+            return lambda insn: self._stores(insn, exit)
         return lambda insn: _is_out(insn, exit)
 
     def _prefers_past(self, exit: Exit, here: Any) -> bool:
@@ -82,11 +82,11 @@ class InstructionFinder:
             return self._out_is_past
         return True
 
-    def _stores(self, insn: Any, size: int) -> bool:
+    def _stores(self, insn: Any, access: Access) -> bool:
         write, memory = self._detail
         for operand in insn.operands:
-            if operand.type == memory and operand.access & write and operand.size >= size:
-                return True
+            if operand.type == memory and operand.access & write and operand.size >= access.size:
+                return _may_be_at(operand.mem, access.address)
         return bool(insn.mnemonic.split()[-1].startswith(_STORES))
 
     def _decode(self, decoder: Any, data: bytes, at: int, address: int) -> Any:
@@ -115,6 +115,15 @@ def _last_boundary(decoder: Any, data: bytes, start: int) -> int:
     for _, size, _, _ in decoder.disasm_lite(data[start:], 0):
         last, start = start, start + size
     return last if start == len(data) else -1
+
+
+def _may_be_at(operand: Any, address: int) -> bool:
+    """Tell whether a memory operand can be at a guest-physical address.
+
+    Without registers only the segment's base and the page tables come between the two: neither changes the low bits.
+    The second half of a store across pages begins a page.
+    """
+    return bool(operand.base or operand.index or not address & 0xFFF or not (operand.disp ^ address) & 0xF)
 
 
 def _is_out(insn: Any, access: Access) -> bool:

@@ -120,6 +120,26 @@ class RingRecorder(Recorder):
         return self._ring[at:stop] if at < stop else self._ring[at:] + self._ring[:stop]
 
 
+def _open_alone(path: str) -> int:
+    """Open `path` for writing, empty, and lock it against other recorders: they would cut it under our mapping."""
+    import fcntl
+    import stat
+
+    fd = -1
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(0, "is not a regular file")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        reason = "another pykvm is writing to it" if isinstance(error, BlockingIOError) else error.strerror
+        raise OutputError(f"trace file {path!r}: {reason}; name a file that can be written with --record") from error
+    return fd
+
+
 class FileRecorder(Recorder):
     """All records, in a file.
 
@@ -153,12 +173,7 @@ class FileRecorder(Recorder):
         self.path = path
         text = json.dumps(description, separators=(",", ":")).encode()
         self._header_bytes = -(-(HEADER.size + len(text)) // mmap.PAGESIZE) * mmap.PAGESIZE
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise OutputError(
-                f"trace file {path!r}: {error.strerror}; name a file that can be written with --record"
-            ) from error
+        self._fd = _open_alone(path)
         try:
             self._extend(self._header_bytes)
             self.counter = mmap.mmap(self._fd, self._header_bytes)
@@ -194,6 +209,9 @@ class FileRecorder(Recorder):
     def close(self, head: int) -> None:
         """Cut the file to what was written. Idempotent."""
         if self._fd >= 0:
+            import fcntl
+
             os.ftruncate(self._fd, self._header_bytes + head * SLOT_BYTES)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a mapping that is still alive holds a descriptor of its own
             os.close(self._fd)
             self._fd = -1
