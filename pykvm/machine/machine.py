@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ from pykvm.arch.x86.start import start_state, tables_bytes
 from pykvm.boot.flat import load_flat
 from pykvm.bus import Bus, Dispatch, FastPorts
 from pykvm.devices.device import Device
-from pykvm.devices.ports import DebugConsole, ExitPort, PostPort
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.errors import AddressError, ConfigurationError, ImageError, KvmError
 from pykvm.machine.description import describe, selected_banks
+from pykvm.machine.interrupt import LateInterrupt
 from pykvm.machine.outcome import Outcome, Reason, outcome_of
+from pykvm.machine.pc import standard_devices
 from pykvm.machine.serial import SerialLine
 from pykvm.memory import GuestMemory
 from pykvm.model.access import Access, Space
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from pykvm.trace.record import TraceRecord
 
 __all__ = ["Machine"]
-
-COM1, DEBUG_CONSOLE, EXIT_PORT, POST_PORT = 0x3F8, 0xE9, 0xF4, 0x80
 
 
 class Machine:
@@ -79,7 +79,11 @@ class Machine:
             self.bus = Bus()
             self.dispatch = Dispatch(self.bus)
             self.fast = FastPorts(self.vcpu)
-            self._add_standard_devices(serial, debug)
+            self.com1 = Uart16550("com1")
+            self.serial = SerialLine(self.com1, self.call_soon, serial)
+            self.com1.output = self.serial.write
+            for port, device in standard_devices(self.com1, debug, self._guest_exit).items():
+                self.attach(device, port=port)
         except BaseException:
             self.close()
             raise
@@ -87,23 +91,10 @@ class Machine:
         self._record_path = None if record is None else os.fspath(record)
         self._recorder: Recorder | None = None
         self._started_tsc = 0
+        self._shown: tuple[int, int] | None = None
         self._soon: deque[Callable[[], None]] = deque()
         self._stop: Outcome | None = None
         self._deadline: float | None = None
-
-    def _add_standard_devices(
-        self, serial: Callable[[bytes], object] | None, debug: Callable[[bytes], object] | None
-    ) -> None:
-        self.com1 = Uart16550("com1")
-        self.serial = SerialLine(self.com1, self.call_soon, serial)
-        self.com1.output = self.serial.write
-        self.attach(self.com1, port=COM1)
-        console = DebugConsole()
-        if debug is not None:
-            console.output = debug  # type: ignore[assignment]
-        self.attach(console, port=DEBUG_CONSOLE)
-        self.attach(ExitPort(on_exit=self._guest_exit), port=EXIT_PORT)
-        self.attach(PostPort(), port=POST_PORT)
 
     @classmethod
     def boot(
@@ -213,14 +204,18 @@ class Machine:
             Exception: whatever a device raised; the guest is still at that access, and another call begins with it.
         """
         with self._running(timeout_s, max_exits, fast=True):
-            while True:
+            self._shown = None
+            outcome = None
+            while outcome is None:
                 try:
-                    outcome = self._conclude(self.vcpu.run(self.dispatch))
+                    with self._interruptible():
+                        exit = self.vcpu.run(self.dispatch)
                 except KvmError as error:
                     outcome = Outcome(Reason.GAVE_UP, detail=str(error))
-                if outcome is not None:
-                    self.outcome = outcome
-                    return outcome
+                else:
+                    outcome = self._conclude(exit)
+            self.outcome = outcome
+            return outcome
 
     def exits(self, timeout_s: float | None = None, max_exits: int | None = None) -> Iterator[TraceRecord]:
         """Run the guest and yield each exit, once its device has answered and before the guest goes on.
@@ -232,33 +227,41 @@ class Machine:
 
         description = self._describe(selected_banks(self.bus))
         with self._running(timeout_s, max_exits, fast=False):
-            # An access whose device raised is served again, and its record is there already.
-            served_again = self.vcpu.is_unserved
-            at = self.vcpu.slots_written - served_again
-            decoder = self._decoder(sum(self.vcpu.counts().values()) - served_again, description)
+            # What an iteration that was broken off has not shown comes first.
+            at, records = self._shown or (self.vcpu.slots_written, sum(self.vcpu.counts().values()))
+            decoder = self._decoder(records, description)
             outcome = None
             while outcome is None:
                 try:
-                    exit = self.vcpu.run_one(self.dispatch)
+                    with self._interruptible():
+                        exit = self.vcpu.run_one(self.dispatch)
                 except KvmError as error:
                     exit, outcome = None, Outcome(Reason.GAVE_UP, detail=str(error))
                 end = self.vcpu.slots_written
-                yield from decoder.decode(at, self._slots(at, end))
-                at = end
+                shown = list(decoder.decode(at, self._slots(at, end)))
+                at, records = end, records + len(shown)
+                self._shown = at, records
+                yield from shown
                 if exit is not None and not isinstance(exit, Access):
                     outcome = self._conclude(exit)
             self.outcome = outcome
 
-    @contextmanager
-    def _running(self, timeout_s: float | None, max_exits: int | None, fast: bool) -> Iterator[None]:
+    def _interruptible(self) -> LateInterrupt:
+        return LateInterrupt(self.vcpu.kick, self._open.guard_signals)
+
+    @property
+    def _open(self) -> KvmVm:
         if self._vm is None:
             raise ConfigurationError("the machine is closed; boot another one")
+        return self._vm
+
+    @contextmanager
+    def _running(self, timeout_s: float | None, max_exits: int | None, fast: bool) -> Iterator[None]:
         if timeout_s is not None and not timeout_s > 0:
             raise ConfigurationError(f"timeout of {timeout_s} s: must be more than 0")
         if max_exits is not None and max_exits < 1:
             raise ConfigurationError(f"limit of {max_exits} exits: must be 1 or more")
         self._start_recording()
-        self._vm.guard_signals()
         self.fast.enabled = fast
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.vcpu.set_deadline(timeout_s)
@@ -310,14 +313,15 @@ class Machine:
     # ---- the trace
 
     def _start_recording(self) -> None:
-        if self._recorder is not None or self._vm is None:
+        vm = self._open
+        if self._recorder is not None:
             return
         if self._record_path is None:
             self._recorder = RingRecorder(self._checkpoint)
-            self._started_tsc = self._vm.time_stamp()
+            self._started_tsc = vm.time_stamp()
         else:
             description = self._describe(selected_banks(self.bus))
-            clock = self._vm.time_stamp, self._vm.time_stamp_khz()
+            clock = vm.time_stamp, vm.time_stamp_khz()
             recorder = FileRecorder(self._record_path, description, *clock, self._checkpoint)
             self._recorder, self._started_tsc = recorder, recorder.started_tsc
         self.vcpu.record_to(self._recorder)
@@ -331,8 +335,7 @@ class Machine:
     def _decoder(self, records: int, description: Mapping[str, Any]) -> Decoder:
         from pykvm.trace.decode import Decoder
 
-        assert self._vm is not None
-        return Decoder(description, self._started_tsc, self._vm.time_stamp_khz(), records + 1)
+        return Decoder(description, self._started_tsc, self._open.time_stamp_khz(), records + 1)
 
     def _slots(self, first: int, end: int) -> bytes:
         assert self._recorder is not None
@@ -371,9 +374,10 @@ class Machine:
 
     def __del__(self) -> None:
         if getattr(self, "_vm", None) is not None:
-            import warnings
+            if not sys.is_finalizing():
+                import warnings
 
-            warnings.warn("a Machine was dropped without close()", ResourceWarning, stacklevel=2, source=self)
+                warnings.warn("a Machine was dropped without close()", ResourceWarning, stacklevel=2, source=self)
             self.close()
 
     def __enter__(self) -> Machine:

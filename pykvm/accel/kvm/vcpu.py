@@ -182,11 +182,6 @@ class KvmVcpu:
         self._window = buffer, counter
 
     @property
-    def is_unserved(self) -> bool:
-        """Whether the last access is yet to be served, because its device raised."""
-        return bool(self._open.outstanding)
-
-    @property
     def slots_written(self) -> int:
         """Slots of the trace written so far."""
         return int(self._open.head)
