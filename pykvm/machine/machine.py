@@ -269,12 +269,6 @@ class Machine:
         self._run_soon()
         try:
             yield
-        except Exception:
-            raise
-        except BaseException:
-            if self._vm is not None:
-                self.vcpu.replay_posted(self.dispatch)  # Ctrl-C loses no output of the guest
-            raise
         finally:
             self._stop = None
             if self._vm is not None:

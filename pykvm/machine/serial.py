@@ -106,8 +106,6 @@ class InputPump:
         poll.register(self._fd, select.POLLIN)
         try:
             self._serve(poll)
-        except Exception:
-            pass  # only `on_idle` and `on_escape` can raise: no input is left, and the guest goes on
         finally:
             self._running.release()
 
@@ -115,8 +113,11 @@ class InputPump:
         while not self._stopping:
             events = poll.poll(self._idle_s * 1000 if self._on_idle else None)
             if not events and self._on_idle:
-                self._on_idle()
-                self._on_idle = None
+                idle, self._on_idle = self._on_idle, None
+                try:
+                    idle()
+                except Exception:
+                    pass  # a hint that cannot be given must not cost the user the keyboard
             if any(fd == self._fd for fd, _ in events) and not self._take():
                 break
 

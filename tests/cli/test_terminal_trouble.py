@@ -1,0 +1,53 @@
+"""A terminal in trouble: nobody reads it, too much is typed, no message can be printed. It is given back all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_terminal import CTRL_BRACKET, Terminal, terminal
+from tests.support import DEADLINE_S, clean_environment, command
+
+pytestmark = pytest.mark.kvm
+
+FLOOD = bytes.fromhex("ba f8 03 b0 78 ee eb fd")  # mov dx, 0x3f8; mov al, 'x'; again: out dx, al; jmp again
+IDLE_HINT_S = 1.0
+
+
+def test_a_hint_that_cannot_be_printed_takes_no_key_away(guests: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with terminal(guests, "spin", stderr=full) as screen:
+            screen.wait_for_raw()
+            time.sleep(IDLE_HINT_S + 0.3)
+            screen.press(CTRL_BRACKET)
+            assert screen.wait() == 74  # the summary cannot be printed either
+            assert screen.is_as_before()
+    finally:
+        os.close(full)
+
+
+def test_a_terminal_that_nobody_reads_is_given_back(tmp_path: Path) -> None:
+    image = tmp_path / "flood.bin"
+    image.write_bytes(FLOOD)
+    with Terminal(command("boot", image), clean_environment()) as screen:
+        while screen.is_as_before():
+            time.sleep(0.01)
+        time.sleep(0.3)  # the terminal is full by then
+        screen.process.send_signal(signal.SIGTERM)
+        assert screen.process.wait(DEADLINE_S) == -signal.SIGTERM
+        assert screen.is_as_before()
+
+
+def test_the_escape_key_works_after_more_than_the_guest_takes(guests: Path) -> None:
+    with terminal(guests, "spin") as screen:
+        screen.wait_for_raw()
+        for _ in range(100):
+            screen.press(b"x" * 2000)
+        screen.press(CTRL_BRACKET)
+        assert screen.wait() == 130
+        assert screen.is_as_before()
