@@ -1,4 +1,4 @@
-"""A terminal in trouble: nobody reads it, too much is typed, no message can be printed. It is given back all the same."""
+"""A terminal in trouble: nobody reads it, or too much is typed. It is given back all the same."""
 
 from __future__ import annotations
 
