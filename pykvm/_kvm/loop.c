@@ -206,8 +206,8 @@ static int64_t pykvm_run(struct pykvm_loop *loop, int64_t served)
     return hold(loop, key);
 }
 
-/* The next run of posted writes that have one key: their values go to `values`, the key to replay_key. Returns how
- * many; 0 when none are left. They stay posted until pykvm_posted_taken(). */
+/* The next run of posted writes that have one key: their values go to `values`, as bytes if that is their size, the key
+ * to replay_key. Returns how many; 0 when none are left. They stay posted until pykvm_posted_taken(). */
 static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uint32_t most)
 {
     uint32_t count = 0;
@@ -220,7 +220,8 @@ static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uin
         uint64_t key = entry->address << 8 | entry->size << 4 | 1;
         if (count && key != loop->replay_key) break;
         loop->replay_key = key;
-        values[count++] = entry->data;
+        if (entry->size == 1) ((uint8_t *)values)[count++] = entry->data;
+        else values[count++] = entry->data;
     }
     loop->taken = number;
     return count;

@@ -101,6 +101,8 @@ static uint32_t write_code(struct pykvm_loop *loop, uint64_t rip)
 static int unchanged(struct pykvm_loop *loop, const struct seen_code *seen)
 {
     const uint8_t *bytes = (const uint8_t *)slot(loop, seen->slot + 1) + seen->skip;
+    if (seen->length[0] == 2 * WATCHED_BYTES)   /* the usual case, with a length that the compiler knows */
+        return !memcmp(bytes, seen->at[0], 2 * WATCHED_BYTES);
     return !memcmp(bytes, seen->at[0], seen->length[0])
         && (!seen->length[1] || !memcmp(bytes + seen->length[0], seen->at[1], seen->length[1]));
 }

@@ -16,7 +16,7 @@
 #define PYKVM_CODE_BEFORE 32    /* bytes of a code window before rip */
 #define PYKVM_CODE_BYTES 48     /* and in all: the rest holds one instruction of 15 bytes */
 #define SLOTS_PER_ACCESS 3      /* a record and the two slots of a code window */
-#define FLUSH_NS 10000000       /* how long a posted write may wait while the guest does not exit */
+#define FLUSH_NS 20000000       /* how long a posted write may wait while the guest does not exit */
 
 /* An instruction whose code window is in the trace, and where the bytes around rip are: on one page or two. */
 struct seen_code { uint64_t rip, cr3, slot; const uint8_t *at[2]; uint16_t cs; uint8_t mode, length[2], skip; };

@@ -206,14 +206,13 @@ class Machine:
         with self._running(timeout_s, max_exits, fast=True):
             self._shown = None
             outcome = None
-            while outcome is None:
-                try:
-                    with self._interruptible():
-                        exit = self.vcpu.run(self.dispatch)
-                except KvmError as error:
-                    outcome = Outcome(Reason.GAVE_UP, detail=str(error))
-                else:
-                    outcome = self._conclude(exit)
+            with self._interruptible() as late:
+                while outcome is None and not late.came:
+                    try:
+                        outcome = self._conclude(self.vcpu.run(self.dispatch))
+                    except KvmError as error:
+                        outcome = Outcome(Reason.GAVE_UP, detail=str(error))
+            assert outcome is not None  # or KeyboardInterrupt has been raised
             self.outcome = outcome
             return outcome
 

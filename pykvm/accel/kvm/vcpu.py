@@ -137,7 +137,10 @@ class KvmVcpu:
         """Bring the posted writes so far to their devices; `run` does so by itself unless it is broken off."""
         loop = self._open
         while count := lib.pykvm_take_posted(loop, self._values, _POSTED_AT_ONCE):
-            dispatch.replay(loop.replay_key, self._values[0:count])
+            key = loop.replay_key
+            # Bytes need no Python int each: they come as they lie.
+            is_bytes = key >> 4 & 15 == 1
+            dispatch.replay(key, ffi.buffer(self._values)[0:count] if is_bytes else list(self._values[0:count]))
             lib.pykvm_posted_taken(loop)
         lib.pykvm_posted_taken(loop)
 
