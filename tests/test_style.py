@@ -32,11 +32,7 @@ EXPORTED = [
 
 
 def sources() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    names = listed.stdout.splitlines() if listed.returncode == 0 else []
-    found = [ROOT / name for name in names] or [
-        path for top in ("pykvm", "tests", "guests") for path in (ROOT / top).rglob("*")
-    ]
+    found = [path for top in ("pykvm", "tests", "guests") for path in (ROOT / top).rglob("*")]
     return [path for path in found if path.suffix in SUFFIXES and path.is_file() and path.name != "_binding.c"]
 
 
