@@ -1,0 +1,52 @@
+"""A KVM that cannot be used is refused in one line, with nothing left open."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from pykvm._kvm import lib
+from pykvm.accel.kvm.system_file import SystemFile
+from pykvm.accel.kvm.vm import REQUIRED, KvmVm
+from pykvm.cli import main
+from pykvm.errors import AcceleratorError
+from pykvm.memory import GuestMemory
+from tests.test_readme import ROOT
+
+pytestmark = pytest.mark.kvm
+HELLO = str(ROOT / "guests" / "hello.bin")
+
+
+@pytest.mark.parametrize("missing", REQUIRED)
+def test_a_kvm_that_is_too_old(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = SystemFile.check_extension
+    monkeypatch.setattr(SystemFile, "check_extension", lambda self, name: 0 if name == missing else real(self, name))
+    before = len(os.listdir("/proc/self/fd"))
+    with (
+        GuestMemory(1 << 16) as memory,
+        pytest.raises(AcceleratorError, match=f"too old: it lacks {missing}: "),
+    ):
+        KvmVm(memory)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert main(["boot", HELLO]) == 69
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_kvm_that_is_busy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    real = SystemFile._call_value
+
+    def busy(self: SystemFile, request: int, value: int) -> int:
+        if request == lib.KVM_CREATE_VM:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return real(self, request, value)
+
+    monkeypatch.setattr(SystemFile, "_call_value", busy)
+    assert main(["boot", HELLO]) == 69
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "KVM_CREATE_VM failed: Device or resource busy (EBUSY)" in message
+    assert "another hypervisor" in message
