@@ -10,6 +10,8 @@ from pykvm.errors import AddressError, ConfigurationError
 __all__ = ["PAGE_BYTES", "GuestMemory", "MemoryRegion"]
 
 PAGE_BYTES = 4096
+MAP_NORESERVE = 0x4000
+"""mmap(2): memory that the guest never touches takes none of the host's. Python's `mmap` names it from 3.13 on."""
 HOLE_START = 0xC0000000
 """RAM ends here and goes on at 4 GiB: below that are the devices of a PC (PCI, I/O APIC, local APIC, ROM)."""
 HOLE_END = 1 << 32
@@ -31,9 +33,7 @@ class MemoryRegion:
         self.address = address
         self.size = size
         try:
-            self.buffer = mmap.mmap(
-                -1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-            )
+            self.buffer = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
         except (OSError, OverflowError) as error:
             raise ConfigurationError(
                 f"no {size >> 20} MiB of memory for the guest: {error}; ask for less with --memory"

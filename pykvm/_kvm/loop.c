@@ -52,10 +52,9 @@ static int64_t serve(struct pykvm_loop *loop)
 
     loop->data = 0;
     if (write) memcpy(&loop->data, at, size);
-    loop->address = loop->element_address;
     loop->element += size;
     loop->remaining--;
-    entry = record(loop, memory ? KVM_EXIT_MMIO : KVM_EXIT_IO, loop->address, loop->data, size, flags);
+    entry = record(loop, memory ? KVM_EXIT_MMIO : KVM_EXIT_IO, loop->element_address, loop->data, size, flags);
     if (memory) {
         if (!write) loop->answer = at;
     } else if (write) {

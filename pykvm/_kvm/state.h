@@ -24,8 +24,8 @@ struct seen_code { uint64_t rip, cr3, slot; const uint8_t *at[2]; uint16_t cs; u
 #define WATCHED_BYTES 16        /* before rip, and as many from it: what a change of is noticed */
 
 struct pykvm_loop {
-    uint64_t data, address, budget, head;
-    int error, unsettled;
+    uint64_t data, budget, head;
+    int error;
     uint64_t counts[64], replay_key;
     struct kvm_run *run;
     uint8_t *post, *latch;
@@ -46,6 +46,7 @@ struct pykvm_loop {
     uint16_t cs;
     uint8_t mode, vcpu, flags;
     int fd, place, flush_armed;
+    int unsettled;                  /* KVM has yet to complete the last access */
     size_t mapped_bytes;
     struct pykvm_ram *ram;
     _Atomic int tid, kicked;        /* thread in the loop now, 0 none; kick not yet reported */

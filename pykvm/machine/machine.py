@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -18,6 +18,7 @@ from pykvm.devices.device import Device
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.errors import AddressError, ConfigurationError, ImageError, KvmError
 from pykvm.machine.description import describe, selected_banks
+from pykvm.machine.flight import FlightRecorder
 from pykvm.machine.interrupt import LateInterrupt
 from pykvm.machine.outcome import Outcome, Reason, outcome_of
 from pykvm.machine.pc import standard_devices
@@ -27,14 +28,12 @@ from pykvm.model.access import Access, Space
 from pykvm.model.exits import Exit, Interrupted, LimitReached
 from pykvm.model.image import Image, StartMode
 from pykvm.trace.layout import KIND_NAMES
-from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
 from pykvm.units import parse_address, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pykvm.trace.decode import Decoder
     from pykvm.trace.record import TraceRecord
 
 __all__ = ["Machine"]
@@ -70,15 +69,28 @@ class Machine:
         debug: Callable[[bytes], object] | None = None,
         record: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.memory = GuestMemory(parse_size(memory))
-        self.outcome: Outcome | None = None
         self._vm: KvmVm | None = None
+        self._image: Image | None = None
+        self._soon: deque[Callable[[], None]] = deque()
+        self._stop: Outcome | None = None
+        self._deadline: float | None = None
+        self._flight: FlightRecorder | None = None
+        self.outcome: Outcome | None = None
+        self.memory = GuestMemory(parse_size(memory))
         try:
-            self._vm = KvmVm(self.memory)
-            self.vcpu = self._vm.create_vcpu()
+            self._vm = vm = KvmVm(self.memory)
+            self.vcpu = vm.create_vcpu()
             self.bus = Bus()
             self.dispatch = Dispatch(self.bus)
             self.fast = FastPorts(self.vcpu)
+            self._flight = FlightRecorder(
+                self.vcpu,
+                vm.time_stamp,
+                vm.time_stamp_khz,
+                lambda: selected_banks(self.bus),
+                lambda selected: describe(self.bus, selected, self._image, self.memory.size, KvmVm.name),
+                None if record is None else os.fspath(record),
+            )
             self.com1 = Uart16550("com1")
             self.serial = SerialLine(self.com1, self.call_soon, serial)
             self.com1.output = self.serial.write
@@ -87,14 +99,6 @@ class Machine:
         except BaseException:
             self.close()
             raise
-        self._image: Image | None = None
-        self._record_path = None if record is None else os.fspath(record)
-        self._recorder: Recorder | None = None
-        self._started_tsc = 0
-        self._shown: tuple[int, int] | None = None
-        self._soon: deque[Callable[[], None]] = deque()
-        self._stop: Outcome | None = None
-        self._deadline: float | None = None
 
     @classmethod
     def boot(
@@ -173,7 +177,7 @@ class Machine:
         """
         if (port is None) == (address is None):
             raise ConfigurationError(f"device {device.name!r}: give one of port= and address=")
-        if getattr(self, "_recorder", None) is not None:
+        if self._recording.has_started:
             raise ConfigurationError(f"device {device.name!r}: attach devices before the guest runs")
         if any(mapping.device.name == device.name for mapping in self.bus.mappings):
             raise ConfigurationError(f"device {device.name!r}: the name is taken; pass another one")
@@ -204,7 +208,7 @@ class Machine:
             Exception: whatever a device raised; the guest is still at that access, and another call begins with it.
         """
         with self._running(timeout_s, max_exits, fast=True):
-            self._shown = None
+            self._recording.leave()
             outcome = None
             with self._interruptible() as late:
                 while outcome is None and not late.came:
@@ -222,13 +226,11 @@ class Machine:
         Every access reaches Python, so this is slower than `run`; the guest sees no difference. Afterwards
         `outcome` says how it ended.
         """
-        import capstone  # noqa: F401 - before the clock starts: loading it takes longer than many a guest runs
+        from pykvm.trace import decode  # noqa: F401 - before the clock starts: it takes longer than many a guest runs
 
-        description = self._describe(selected_banks(self.bus))
         with self._running(timeout_s, max_exits, fast=False):
-            # What an iteration that was broken off has not shown comes first.
-            at, records = self._shown or (self.vcpu.slots_written, sum(self.vcpu.counts().values()))
-            decoder = self._decoder(records, description)
+            recording = self._recording
+            recording.follow()
             outcome = None
             while outcome is None:
                 try:
@@ -236,11 +238,7 @@ class Machine:
                         exit = self.vcpu.run_one(self.dispatch)
                 except KvmError as error:
                     exit, outcome = None, Outcome(Reason.GAVE_UP, detail=str(error))
-                end = self.vcpu.slots_written
-                shown = list(decoder.decode(at, self._slots(at, end)))
-                at, records = end, records + len(shown)
-                self._shown = at, records
-                yield from shown
+                yield from recording.unseen()
                 if exit is not None and not isinstance(exit, Access):
                     outcome = self._conclude(exit)
             self.outcome = outcome
@@ -254,13 +252,19 @@ class Machine:
             raise ConfigurationError("the machine is closed; boot another one")
         return self._vm
 
+    @property
+    def _recording(self) -> FlightRecorder:
+        if self._vm is None or self._flight is None:
+            raise ConfigurationError("the machine is closed; boot another one")
+        return self._flight
+
     @contextmanager
     def _running(self, timeout_s: float | None, max_exits: int | None, fast: bool) -> Iterator[None]:
         if timeout_s is not None and not timeout_s > 0:
             raise ConfigurationError(f"timeout of {timeout_s} s: must be more than 0")
         if max_exits is not None and max_exits < 1:
             raise ConfigurationError(f"limit of {max_exits} exits: must be 1 or more")
-        self._start_recording()
+        self._recording.start()
         self.fast.enabled = fast
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.vcpu.set_deadline(timeout_s)
@@ -305,47 +309,13 @@ class Machine:
 
     # ---- the trace
 
-    def _start_recording(self) -> None:
-        vm = self._open
-        if self._recorder is not None:
-            return
-        if self._record_path is None:
-            self._recorder = RingRecorder(self._checkpoint)
-            self._started_tsc = vm.time_stamp()
-        else:
-            description = self._describe(selected_banks(self.bus))
-            clock = vm.time_stamp, vm.time_stamp_khz()
-            recorder = FileRecorder(self._record_path, description, *clock, self._checkpoint)
-            self._recorder, self._started_tsc = recorder, recorder.started_tsc
-        self.vcpu.record_to(self._recorder)
-
-    def _checkpoint(self) -> tuple[int, list[dict[str, int]]]:
-        return sum(self.vcpu.counts().values()), selected_banks(self.bus)
-
-    def _describe(self, selected: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-        return describe(self.bus, selected, self._image, self.memory.size, KvmVm.name)
-
-    def _decoder(self, records: int, description: Mapping[str, Any]) -> Decoder:
-        from pykvm.trace.decode import Decoder
-
-        return Decoder(description, self._started_tsc, self._open.time_stamp_khz(), records + 1)
-
-    def _slots(self, first: int, end: int) -> bytes:
-        assert self._recorder is not None
-        return self._recorder.slots(first, end)
-
     def counts(self) -> dict[str, int]:
         """Return the exits so far by kind: pio, mmio, hlt, ..."""
         return {KIND_NAMES.get(kind, f"kind {kind}"): count for kind, count in self.vcpu.counts().items()}
 
     def last_records(self, count: int) -> list[TraceRecord]:
         """Return the last `count` records of the trace, or as many as are kept (some thousand)."""
-        if self._recorder is None or not self._recorder.checkpoints:
-            return []
-        start = self._recorder.checkpoints[0]
-        decoder = self._decoder(start.records, self._describe(start.selected))
-        slots = self._slots(start.slot, self.vcpu.slots_written)
-        return list(deque(decoder.decode(start.slot, slots), maxlen=count))
+        return self._recording.last_records(count)
 
     # ---- the end
 
@@ -359,14 +329,13 @@ class Machine:
             if any(vcpu.is_running for vcpu in self._vm.vcpus):
                 raise ConfigurationError("the guest is running; stop it first")
             vm, self._vm = self._vm, None
-            recorder = getattr(self, "_recorder", None)
-            if recorder is not None:
-                recorder.close(self.vcpu.slots_written)
+            if self._flight is not None:
+                self._flight.close()
             vm.close()
         self.memory.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_vm", None) is not None:
+        if self._vm is not None:
             if not sys.is_finalizing():
                 import warnings
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import select
-
     from pykvm.model.seams import Receiver
 
 __all__ = ["InputPump", "SerialLine"]
@@ -99,17 +97,17 @@ class InputPump:
         _thread.start_new_thread(self._pump, ())
 
     def _pump(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._running.release()
+
+    def _serve(self) -> None:
         import select
 
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
         poll.register(self._fd, select.POLLIN)
-        try:
-            self._serve(poll)
-        finally:
-            self._running.release()
-
-    def _serve(self, poll: select.poll) -> None:
         while not self._stopping:
             events = poll.poll(self._idle_s * 1000 if self._on_idle else None)
             if not events and self._on_idle:

@@ -178,15 +178,15 @@ def _exit(raw: RawRecord) -> Exit:
             return Shutdown(raw.mode == CpuMode.REAL and (raw.cs, raw.rip) == RESET_VECTOR)
         case layout.KIND_DEBUG:
             return DebugExit(raw.address, raw.rip, raw.data, 0)
-        case 3:
+        case layout.KIND_HYPERCALL:
             return Hypercall(raw.address, ())
-        case 9:
+        case layout.KIND_FAIL_ENTRY:
             return FailEntry(raw.address)
         case layout.KIND_INTERNAL_ERROR:
             return EmulationFailure(b"") if raw.address == _EMULATION else InternalError(raw.address, ())
-        case 24:
+        case layout.KIND_SYSTEM_EVENT:
             return SystemEvent(raw.address)
-        case 29 | 30:
-            return MsrAccess(raw.address, raw.kind == 30, raw.data)
+        case layout.KIND_RDMSR | layout.KIND_WRMSR:
+            return MsrAccess(raw.address, raw.kind == layout.KIND_WRMSR, raw.data)
         case _:
             return UnknownExit(raw.kind)

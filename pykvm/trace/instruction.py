@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import capstone
+
 from pykvm.model.access import Access, Space
 from pykvm.model.exits import Exit, Halt
 from pykvm.model.registers import CpuMode
@@ -30,8 +32,6 @@ class InstructionFinder:
     """
 
     def __init__(self, out_is_past: bool) -> None:
-        import capstone
-
         self._out_is_past = out_is_past
         self._detail = capstone.CS_AC_WRITE, capstone.x86.X86_OP_MEM
         modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
@@ -143,8 +143,6 @@ def _text(insn: Any) -> str:
 
 def disassemble(code: bytes, mode: CpuMode, address: int) -> tuple[int, str]:
     """Return the length of the instruction that `code` begins with, and its text; 0 and "" when it is none."""
-    import capstone
-
     bits = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[mode.bits]
     for _, size, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, bits).disasm_lite(code, address, 1):
         return size, f"{mnemonic} {operands}".rstrip()

@@ -37,22 +37,27 @@ FLAG_FAST = 2
 FLAG_STRING = 4
 
 KIND_PIO = 2
+KIND_HYPERCALL = 3
 KIND_DEBUG = 4
 KIND_HLT = 5
 KIND_MMIO = 6
 KIND_SHUTDOWN = 8
+KIND_FAIL_ENTRY = 9
 KIND_INTERNAL_ERROR = 17
+KIND_SYSTEM_EVENT = 24
+KIND_RDMSR = 29
+KIND_WRMSR = 30
 KIND_NAMES = {
     KIND_PIO: "pio",
-    3: "hypercall",
+    KIND_HYPERCALL: "hypercall",
     KIND_DEBUG: "debug",
     KIND_HLT: "hlt",
     KIND_MMIO: "mmio",
     7: "irq window",
     KIND_SHUTDOWN: "shutdown",
-    9: "entry failure",
+    KIND_FAIL_ENTRY: "entry failure",
     KIND_INTERNAL_ERROR: "internal error",
-    24: "system event",
-    29: "rdmsr",
-    30: "wrmsr",
+    KIND_SYSTEM_EVENT: "system event",
+    KIND_RDMSR: "rdmsr",
+    KIND_WRMSR: "wrmsr",
 }

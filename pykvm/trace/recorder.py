@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from pykvm.errors import OutputError
@@ -62,7 +63,7 @@ class Checkpoint:
     selected: Sequence[Mapping[str, int]]
 
 
-class Recorder:
+class Recorder(ABC):
     """Base of both recorders; each window begins with a checkpoint, the last two of which are kept.
 
     Attributes:
@@ -87,14 +88,15 @@ class Recorder:
         self.checkpoints = [*self.checkpoints[-1:], Checkpoint(head, *self.checkpoint())]
         return window
 
+    @abstractmethod
     def _window(self, head: int) -> Window:
-        raise NotImplementedError
+        """Return the window for the slots from number `head` on."""
 
+    @abstractmethod
     def slots(self, first: int, end: int) -> bytes:
         """Return the slots `first` to `end` - 1, all after the oldest checkpoint."""
-        raise NotImplementedError
 
-    def close(self, head: int) -> None:
+    def close(self, head: int) -> None:  # noqa: B027 - a ring has nothing to finish
         """Finish after `head` slots. Idempotent."""
 
 

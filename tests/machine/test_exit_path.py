@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from pykvm import Device, Reason, Register
 from pykvm.errors import ConfigurationError
 from pykvm.model.image import StartMode
+from pykvm.trace.record import TraceRecord
 from tests.support import DEADLINE_S, code_machine, command
 
 pytestmark = pytest.mark.kvm
@@ -185,3 +188,47 @@ def test_a_wide_text_register_prints() -> None:
     with code_machine("66 b8 78 56 34 12 66 e7 50 f4") as machine:
         machine.attach(Wide(), port=0x50)
         assert str(next(machine.exits(DEADLINE_S))).endswith("wide.TEXT <- 0x12345678")
+
+
+TWO_OUTS = "ba 00 05  ee ee eb fc"  # mov dx, 0x500; again: out dx, al; out dx, al; jmp again
+PLACES = [(0x7C03, "out dx, al"), (0x7C04, "out dx, al")]
+
+
+def places(records: Iterable[TraceRecord]) -> list[tuple[int, str]]:
+    return [(record.rip, record.instruction) for record in records]
+
+
+def test_an_iteration_that_is_taken_up_knows_the_code_from_before() -> None:
+    with code_machine(TWO_OUTS) as machine:
+        assert places(islice(machine.exits(DEADLINE_S), 3)) == [*PLACES, PLACES[0]]
+        again = list(islice(machine.exits(DEADLINE_S), 3))
+        assert places(again) == [PLACES[1], *PLACES]
+        assert [record.number for record in again] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("exits", [5, 10_001], ids=["in the first lap", "after some laps"])
+def test_an_iteration_after_a_run_knows_the_code_from_before(exits: int) -> None:
+    with code_machine(TWO_OUTS) as machine:
+        machine.run(DEADLINE_S, max_exits=exits)
+        records = list(islice(machine.exits(DEADLINE_S), 3))
+        assert places(records) == [PLACES[1], *PLACES]
+        assert [record.number for record in records] == [exits + 1, exits + 2, exits + 3]
+
+
+def test_an_access_that_failed_at_first_is_yielded_when_it_is_served() -> None:
+    class FailsOnce(Device):
+        name = "fails"
+        registers = (Register("DATA", 0, access="w"),)
+        failures = iter([ValueError("once")])
+
+        def write_DATA(self, value: int) -> None:
+            for failure in self.failures:
+                raise failure
+
+    with code_machine(TWO_OUTS) as machine:
+        machine.attach(FailsOnce(), port=0x500)
+        with pytest.raises(ValueError, match="once"):
+            next(machine.exits(DEADLINE_S))
+        records = list(islice(machine.exits(DEADLINE_S), 2))
+        assert places(records) == PLACES
+        assert [record.number for record in records] == [1, 2]

@@ -1,0 +1,120 @@
+"""The machine's flight recorder: where its trace goes, and its records as they come or looking back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pykvm.model.seams import Vcpu
+    from pykvm.trace.decode import Decoder
+    from pykvm.trace.record import TraceRecord
+
+__all__ = ["FlightRecorder"]
+
+
+class FlightRecorder:
+    """Records all exits of one vCPU, from the first run on.
+
+    Args:
+        vcpu: whose exits.
+        time_stamp: reads the time-stamp counter.
+        time_stamp_khz: returns its frequency.
+        selected: returns, for each device, the values of its bank-selecting registers now.
+        describe: returns the machine as docs/trace-format.md says, given `selected` at some point.
+        path: file to record in; None for the last records in memory.
+    """
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        time_stamp: Callable[[], int],
+        time_stamp_khz: Callable[[], int],
+        selected: Callable[[], Sequence[Mapping[str, int]]],
+        describe: Callable[[Sequence[Mapping[str, int]]], dict[str, Any]],
+        path: str | None,
+    ) -> None:
+        self._vcpu = vcpu
+        self._time_stamp = time_stamp
+        self._time_stamp_khz = time_stamp_khz
+        self._selected = selected
+        self._describe = describe
+        self._path = path
+        self._recorder: Recorder | None = None
+        self._started_tsc = 0
+        self._live: Decoder | None = None
+        self._decoded = 0
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a run has begun: the description is fixed from then on."""
+        return self._recorder is not None
+
+    def start(self) -> None:
+        """Begin to record, once.
+
+        Raises:
+            OutputError: the file cannot be made.
+        """
+        if self._recorder is not None:
+            return
+        if self._path is None:
+            self._recorder = RingRecorder(self._checkpoint)
+            self._started_tsc = self._time_stamp()
+        else:
+            description = self._describe(self._selected())
+            clock = self._time_stamp, self._time_stamp_khz()
+            recorder = FileRecorder(self._path, description, *clock, self._checkpoint)
+            self._recorder, self._started_tsc = recorder, recorder.started_tsc
+        self._vcpu.record_to(self._recorder)
+
+    def _checkpoint(self) -> tuple[int, Sequence[Mapping[str, int]]]:
+        return sum(self._vcpu.counts().values()), self._selected()
+
+    def _decode_from(self, checkpoint: int) -> tuple[Decoder, list[TraceRecord]]:
+        """Return a decoder that has seen everything since a checkpoint, and what it made of that."""
+        from pykvm.trace.decode import Decoder
+
+        assert self._recorder is not None
+        start = self._recorder.checkpoints[checkpoint]
+        description = self._describe(start.selected)
+        decoder = Decoder(description, self._started_tsc, self._time_stamp_khz(), start.records + 1)
+        slots = self._recorder.slots(start.slot, self._vcpu.slots_written)
+        return decoder, list(decoder.decode(start.slot, slots))
+
+    def follow(self) -> None:
+        """Have `unseen` return what is recorded from now on; goes on where it was left if `leave` was not called.
+
+        Records refer to code windows before them, so the decoder reads what has been recorded since a checkpoint.
+        """
+        if self._live is None:
+            self._live, _ = self._decode_from(-1)
+            self._decoded = self._vcpu.slots_written
+
+    def unseen(self) -> list[TraceRecord]:
+        """Return the records since the last call."""
+        assert self._recorder is not None
+        assert self._live is not None
+        end = self._vcpu.slots_written
+        first, self._decoded = self._decoded, end
+        return list(self._live.decode(first, self._recorder.slots(first, end)))
+
+    def leave(self) -> None:
+        """End what `follow` began: more may be recorded than is kept."""
+        self._live = None
+
+    def last_records(self, count: int) -> list[TraceRecord]:
+        """Return the last `count` records, or as many as are kept (some thousand)."""
+        if self._recorder is None:
+            return []
+        return list(deque(self._decode_from(0)[1], maxlen=count))
+
+    def close(self) -> None:
+        """Finish the file. Idempotent."""
+        if self._recorder is not None:
+            self._recorder.close(self._vcpu.slots_written)
