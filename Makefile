@@ -7,11 +7,14 @@ ARGS ?=
 
 SOURCES := pyproject.toml setup.py $(shell find pykvm -name '*.py' -o -name '*.c' -o -name '*.h' -o -name '*.cdef')
 
-.PHONY: help hello test lint format check bench guests clean
+.PHONY: help hello test test-stock test-lab shell-stock lint format check bench guests clean
 
 help:
 	@echo 'make hello   install into .venv and boot guests/hello.bin'
 	@echo 'make test    install into .venv and run the tests; ARGS="..." goes to pytest'
+	@echo 'make test-stock   run the tests that run guests on a stock KVM, in the lab; ARGS="..." goes to pytest'
+	@echo 'make test-lab     test the lab, and compare what guests do here and in it'
+	@echo 'make shell-stock  a shell in the lab'
 	@echo 'make lint    format, lint, types, import layers, docstrings'
 	@echo 'make check   lint and test'
 	@echo 'make format  put the code into the format that lint asks for'
@@ -24,6 +27,18 @@ hello: $(VENV)/installed
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests that run guests, in the lab. One process and no plugins: pytest alone takes seconds to start there.
+STOCK_TESTS ?= tests/kvm tests/machine tests/guests tests/trace
+test-stock: $(VENV)/test-installed
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 tests/lab/lab.py -- \
+		$(BIN)/python -m pytest -p no:cacheprovider -m kvm $(STOCK_TESTS) $(ARGS)
+
+test-lab: $(VENV)/test-installed
+	$(BIN)/python -m pytest tests/lab $(ARGS)
+
+shell-stock: $(VENV)/installed
+	@tests/lab/lab.py
 
 lint: $(VENV)/lint-installed
 	$(BIN)/ruff format --check .

@@ -63,6 +63,8 @@ def guests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with all guests, built from their sources."""
     import subprocess
 
+    from tests.support import DEADLINE_S
+
     out = tmp_path_factory.mktemp("guests")
-    subprocess.run(["make", "-s", "-C", str(ROOT / "guests"), f"OUT={out}"], check=True, timeout=120)
+    subprocess.run(["make", "-s", "-C", str(ROOT / "guests"), f"OUT={out}"], check=True, timeout=DEADLINE_S)
     return out

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import DEADLINE_S
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DEADLINE_S = 120
 
 
 def blocks(language: str) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_terminal import CTRL_BRACKET, Terminal, terminal
+from tests.cli.test_terminal import CTRL_BRACKET, terminal
 from tests.support import DEADLINE_S, clean_environment, command
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.kvm
 

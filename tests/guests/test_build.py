@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import DEADLINE_S
+
 GUESTS = Path(__file__).parents[2] / "guests"
 LOAD_ADDRESS = {"real": 0x7C00, "protected": 0x100000, "long": 0x100000}
 BOOT_SECTOR_CODE_BYTES = 510  # the last two bytes of a boot sector are its signature
@@ -32,7 +34,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         env={name: value for name, value in os.environ.items() if "MAKE" not in name},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         check=False,
     )
 

@@ -18,10 +18,10 @@ from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.accel.kvm.vm_file import VmFile
 from pykvm.errors import KvmError
+from tests.support import DEADLINE_S
 
 CODE = 0x1000
 MEMORY_BYTES = 1 << 20
-DEADLINE_S = 20
 
 
 def need(file: SystemFile | VmFile, capability: str) -> int:
@@ -74,7 +74,7 @@ class BareGuest:
         """Enter the guest once; return the exit's reason, which its caller asserts."""
         shared = self.map(mmap.PAGESIZE)
         before = signal.signal(signal.SIGALRM, lambda number, frame: None)  # KVM_RUN then returns -EINTR
-        signal.alarm(DEADLINE_S)
+        signal.alarm(int(DEADLINE_S))
         try:
             assert lib.pykvm_ioctl(self.vcpu.fd, lib.KVM_RUN, ffi.NULL) == 0
         finally:

@@ -17,6 +17,7 @@ import pytest
 
 import pykvm._kvm
 from pykvm._kvm import ffi
+from tests.support import DEADLINE_S
 
 CDEF = Path(pykvm._kvm.__file__).with_name("kvm.cdef")
 STRUCTS = sorted(name for name in ffi.list_types()[1] if name.startswith("kvm_"))
@@ -58,8 +59,8 @@ def test_every_struct_is_laid_out_as_the_compiler_does(tmp_path: Path) -> None:
         f"#include <stddef.h>\n#include <stdio.h>\n#include <linux/kvm.h>\nint main(void) {{\n{lines}\nreturn 0; }}\n"
     )
     program = tmp_path / "layout"
-    subprocess.run(["cc", "-std=gnu11", "-o", program, source], check=True, timeout=60)
-    answer = subprocess.run([program], check=True, timeout=60, capture_output=True, text=True).stdout
+    subprocess.run(["cc", "-std=gnu11", "-o", program, source], check=True, timeout=DEADLINE_S)
+    answer = subprocess.run([program], check=True, timeout=DEADLINE_S, capture_output=True, text=True).stdout
     assert dict(zip(values, map(int, answer.split()), strict=True)) == values
 
 

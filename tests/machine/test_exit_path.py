@@ -165,7 +165,10 @@ def test_the_image_is_never_overwritten(option: str, guests: Path, tmp_path: Pat
     image.write_bytes((guests / "hello.bin").read_bytes())
     (tmp_path / "link").symlink_to(image)
     result = subprocess.run(
-        command("boot", image, option, tmp_path / "link"), stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+        command("boot", image, option, tmp_path / "link"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DEADLINE_S,
     )
     assert result.returncode == 64
     assert b"is named twice" in result.stderr
