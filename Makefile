@@ -29,10 +29,8 @@ test: $(VENV)/test-installed
 	$(BIN)/python -m pytest $(ARGS)
 
 # The tests that run guests, in the lab. One process and no plugins: pytest alone takes seconds to start there.
-STOCK_TESTS ?= tests/kvm tests/machine tests/guests tests/trace
 test-stock: $(VENV)/test-installed
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 tests/lab/lab.py -- \
-		$(BIN)/python -m pytest -p no:cacheprovider -m kvm $(STOCK_TESTS) $(ARGS)
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 tests/lab/lab.py -- $(BIN)/python -m pytest -p no:cacheprovider -m kvm $(ARGS)
 
 test-lab: $(VENV)/test-installed
 	$(BIN)/python -m pytest tests/lab $(ARGS)

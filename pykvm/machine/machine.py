@@ -25,7 +25,7 @@ from pykvm.machine.pc import standard_devices
 from pykvm.machine.serial import SerialLine
 from pykvm.memory import GuestMemory
 from pykvm.model.access import Access, Space
-from pykvm.model.exits import Exit, Interrupted, LimitReached
+from pykvm.model.exits import DebugExit, Exit, Interrupted, LimitReached
 from pykvm.model.image import Image, StartMode
 from pykvm.trace.layout import KIND_NAMES
 from pykvm.units import parse_address, parse_size
@@ -52,6 +52,7 @@ class Machine:
         memory: the guest's RAM.
         vcpu: its CPU.
         bus: its address map.
+        image: what `load` has stored; None before.
         com1: the UART.
         serial: the host's end of COM1.
         outcome: how the last run ended; None before.
@@ -70,7 +71,7 @@ class Machine:
         record: str | os.PathLike[str] | None = None,
     ) -> None:
         self._vm: KvmVm | None = None
-        self._image: Image | None = None
+        self.image: Image | None = None
         self._soon: deque[Callable[[], None]] = deque()
         self._stop: Outcome | None = None
         self._deadline: float | None = None
@@ -88,7 +89,7 @@ class Machine:
                 vm.time_stamp,
                 vm.time_stamp_khz,
                 lambda: selected_banks(self.bus),
-                lambda selected: describe(self.bus, selected, self._image, self.memory.size, KvmVm.name),
+                lambda selected: describe(self.bus, selected, self.image, self.memory.size, KvmVm.name),
                 None if record is None else os.fspath(record),
             )
             self.com1 = Uart16550("com1")
@@ -166,7 +167,7 @@ class Machine:
             setattr(registers, name, value)
         self.vcpu.set_system_registers(system)
         self.vcpu.set_registers(registers)
-        self._image = image
+        self.image = image
 
     def attach(self, device: Device, *, port: int | None = None, address: int | None = None) -> Device:
         """Put `device` at an I/O port or a guest-physical address, and return it.
@@ -241,6 +242,28 @@ class Machine:
                 yield from recording.unseen()
                 if exit is not None and not isinstance(exit, Access):
                     outcome = self._conclude(exit)
+            self.outcome = outcome
+
+    def steps(self, timeout_s: float | None = None) -> Iterator[Exit]:
+        """Run the guest one instruction at a time and yield after each of them, before the next one runs.
+
+        Its accesses are answered and recorded as by `run`. Afterwards `outcome` says how it ended. What stepping
+        cannot do is said at `KvmVcpu.step`.
+        """
+        with self._running(timeout_s, None, fast=False):
+            self._recording.leave()
+            outcome = None
+            while outcome is None:
+                try:
+                    with self._interruptible():
+                        exit = self.vcpu.step(self.dispatch)
+                except KvmError as error:
+                    outcome = Outcome(Reason.GAVE_UP, detail=str(error))
+                else:
+                    if isinstance(exit, DebugExit):
+                        yield exit
+                    else:
+                        outcome = self._conclude(exit)
             self.outcome = outcome
 
     def _interruptible(self) -> LateInterrupt:

@@ -8,6 +8,7 @@ from pykvm.errors import PykvmError
 from pykvm.machine import Machine, Outcome
 from pykvm.model.exits import EmulationFailure, Shutdown
 from pykvm.model.registers import CpuMode, Registers, SystemRegisters
+from pykvm.report.rerun import rerun_to_fault
 from pykvm.trace.text import line
 
 __all__ = ["autopsy"]
@@ -17,17 +18,31 @@ LAST_RECORDS = 8
 
 def autopsy(machine: Machine, outcome: Outcome) -> Iterator[str]:
     """Yield lines on the state of the guest at its end."""
-    registers, system = machine.vcpu.registers(), machine.vcpu.system_registers()
     if isinstance(outcome.exit, Shutdown) and outcome.exit.was_reset:
-        yield "  registers: lost, this KVM resets the CPU at a triple fault"
+        yield from _before_the_reset(machine, outcome)
     else:
-        yield from _registers(registers, system)
-        label = "could not emulate" if isinstance(outcome.exit, EmulationFailure) else "at RIP"
-        yield f"  {label}: {_instruction(machine, outcome, registers, system)}"
+        yield from _state(machine, outcome)
     records = machine.last_records(LAST_RECORDS)
     if records:
         yield "  last exits:"
         yield from (f"  {line(record)}" for record in records)
+
+
+def _before_the_reset(machine: Machine, outcome: Outcome) -> Iterator[str]:
+    again = rerun_to_fault(machine)
+    if again is None:
+        yield "  registers: lost, this KVM resets the CPU at a triple fault, and a second run did not lead to it"
+        return
+    with again:
+        yield "  this KVM resets the CPU at a triple fault; a second run found what came before the instruction:"
+        yield from _state(again, outcome)
+
+
+def _state(machine: Machine, outcome: Outcome) -> Iterator[str]:
+    registers, system = machine.vcpu.registers(), machine.vcpu.system_registers()
+    yield from _registers(registers, system)
+    label = "could not emulate" if isinstance(outcome.exit, EmulationFailure) else "at RIP"
+    yield f"  {label}: {_instruction(machine, outcome, registers, system)}"
 
 
 def _registers(registers: Registers, system: SystemRegisters) -> Iterator[str]:

@@ -85,8 +85,9 @@ def download(folder: Path) -> list[Path]:
         raise LabError("apt-get is missing: the lab is made of Debian's or Ubuntu's packages")
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
+    (folder / "state/status").touch()  # as if nothing were installed
     apt: list[str | Path] = ["apt-get", "-qq", "-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
-    apt += ["-o", "Dir::State::status=/dev/null", "-o", "APT::Install-Recommends=no", "-o", "APT::Sandbox::User="]
+    apt += ["-o", f"Dir::State::status={folder}/state/status", "-o", "APT::Install-Recommends=no", "-o", "APT::Sandbox::User="]
     call([*apt, "update"], "fetch the lists of packages")
     install = [*apt, "--download-only", "--yes", "install", *PACKAGES]
     known = call(["apt-cache", *apt[2:], "search", "--names-only", "^linux-image-"], "look for a kernel")
@@ -220,7 +221,7 @@ class Run:
     """
 
     def __init__(self, lab: Path, options: argparse.Namespace, folder: Path) -> None:
-        self._terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        self._terminal = os.isatty(0) and os.isatty(1)
         self._command = qemu(lab, options.memory, options.cpus)
         self._command += ["-initrd", folder / "initrd", "-serial", f"file:{folder}/console"]
         self._console = folder / "console"
@@ -232,7 +233,7 @@ class Run:
         (folder / "files/init").chmod(0o755)
         (folder / "files/command").write_text(script(options.command))
         if self._terminal:
-            size = os.get_terminal_size(sys.stdout.fileno())
+            size = os.get_terminal_size(1)
             (folder / "files/terminal").write_text(f"rows {size.lines} cols {size.columns}")
             self._port("virtconsole", 0, "stdio", "mux=on,signal=off")
         else:
@@ -287,8 +288,8 @@ class Run:
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[subprocess.Popen[bytes]]:
-        before = termios.tcgetattr(sys.stdin) if self._terminal else None
-        silent = sys.stdin.isatty() and not self._terminal
+        before = termios.tcgetattr(0) if self._terminal else None
+        silent = os.isatty(0) and not self._terminal
         process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL if silent else None,
@@ -305,14 +306,14 @@ class Run:
             for ours in self._ours:
                 os.close(ours)
             if before is not None:
-                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+                termios.tcsetattr(0, termios.TCSADRAIN, before)
 
     def _make_raw(self) -> None:
         """Leave the ends of lines to the lab's terminal: QEMU has left the rest to it."""
         if self._terminal:
-            mode = termios.tcgetattr(sys.stdin)
+            mode = termios.tcgetattr(0)
             mode[1] &= ~termios.OPOST
-            termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
+            termios.tcsetattr(0, termios.TCSANOW, mode)
 
     def _copy(self, ours: int) -> int:
         data = os.read(ours, 1 << 16)
@@ -368,13 +369,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--fetch", action="store_true", help="fetch the packages again, for the current versions")
     parser.add_argument("command", nargs="*", help="what to run, after --; a shell if there is none")
     options = parser.parse_args(arguments)
-    if not options.command and not sys.stdin.isatty():
+    if not options.command and not (os.isatty(0) and os.isatty(1)):
         parser.error("a command is missing: without one it is a shell, which needs a terminal")
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Run the lab and return the exit status."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)  # else a pipe of ours would get the number
     options = parse(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))

@@ -77,6 +77,11 @@ def test_what_cannot_be_run_is_what_the_shell_says() -> None:
     assert lab("--", "sh", "-c", "kill -9 $$").returncode == 137
 
 
+def test_it_needs_no_standard_streams() -> None:
+    command = f"{LAB} -- sh -c 'cat; exit 3' <&- >&- 2>&-"
+    assert subprocess.run(command, shell=True, timeout=LAB_DEADLINE_S).returncode == 3
+
+
 def test_a_pipe_that_closes_ends_it() -> None:
     result = subprocess.run(
         f"{LAB} -- yes | head -n 1; exit ${{PIPESTATUS[0]}}",
