@@ -117,8 +117,8 @@ class KvmVcpu(VcpuState):
 
         Limits that a debugger has to know, of one KVM or another: the trap flag shows in what `pushf` pushes; an
         instruction that raises an exception or is interrupted runs on to the end of the guest's handler, or to
-        its first instruction; the one after a `sti` is part of its step; ring 3 cannot be stepped where ring 0 is
-        emulated; and with the local APIC in the kernel, a `hlt` waits there or is passed.
+        its first instruction; the one after a load of SS or a `sti` is part of its step; ring 3 cannot be stepped
+        where ring 0 is emulated; and with the local APIC in the kernel, a `hlt` waits there or is passed.
         """
         self._enter(is_step=True)
         try:
