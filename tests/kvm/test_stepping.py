@@ -275,9 +275,10 @@ def test_a_long_repeated_instruction_can_be_interrupted(stop: str) -> None:
             while machine.vcpu.registers().rcx == before:  # what ends a step may come before it begins
                 if stop == "deadline":
                     machine.vcpu.set_deadline(0.05)
-                else:
-                    threading.Timer(0.05, machine.vcpu.kick).start()
+                timer = threading.Timer(0.05, machine.vcpu.kick if stop == "kick" else int)
+                timer.start()
                 assert step(machine) == Interrupted()
+                timer.join()
                 machine.vcpu.set_deadline(DEADLINE_S)
             assert rip(machine) == 0x10000C
             assert 0 < machine.vcpu.registers().rcx < before

@@ -80,8 +80,7 @@ class Stepper:
 
     def _completed(self) -> DebugExit:
         """Return what KVM does not report where an access ends the instruction."""
-        state = self._loop.run.s.regs
-        return DebugExit(1, state.sregs.cs.base + state.regs.rip, _STEPPED_DR6, _RESET_DR7)
+        return DebugExit(1, lib.pykvm_linear_rip(self._loop), _STEPPED_DR6, _RESET_DR7)
 
     def _halt(self) -> Halt:
         """Take the step that has gone past a `hlt` for the exit that it is without stepping, also in the trace."""
