@@ -28,6 +28,7 @@ INCLUDES = r"""
 #include <unistd.h>
 #include <x86intrin.h>
 #include <linux/kvm.h>
+#include <linux/kvm_para.h>
 #ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 #error "pykvm needs the kernel headers of Linux 6.1 or newer (Debian: linux-libc-dev)"
 #endif

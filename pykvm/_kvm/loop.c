@@ -58,14 +58,14 @@ static int64_t serve(struct pykvm_loop *loop)
     if (memory) {
         if (!write) loop->answer = at;
     } else if (write) {
-        if (loop->post[port] == size) {
+        if (loop->post[port] == size && !loop->stepping) {
             entry->flags |= RECORD_FAST;
             if (loop->posted <= loop->replayed) loop->replayed = loop->head - 1;
             loop->posted = loop->head;
             arm_flush(loop);
             return -1;
         }
-    } else if (loop->latch[port] == size) {
+    } else if (loop->latch[port] == size && !loop->stepping) {
         entry->flags |= RECORD_FAST;
         entry->data = loop->latched[port];
         memcpy(at, &loop->latched[port], size);
@@ -100,12 +100,23 @@ static void begin(struct pykvm_loop *loop, uint8_t *first, uint64_t address, uin
     loop->unsettled = 1;
 }
 
+/* Whether KVM has reset the CPU at its triple fault. A guest cannot have had one in that very state: its IDT has all
+ * vectors. */
+static int pykvm_was_reset(const struct kvm_run *run)
+{
+    const struct kvm_regs *regs = &run->s.regs.regs;
+    const struct kvm_sregs *sregs = &run->s.regs.sregs;
+    return run->exit_reason == KVM_EXIT_SHUTDOWN && !(sregs->cr0 & 1) && sregs->cs.selector == 0xf000
+        && regs->rip == 0xfff0 && !regs->rsp && !sregs->idt.base && sregs->idt.limit == 0xffff;
+}
+
 /* What a record of an exit that is no access says in `address` and `data`. */
 static void exit_detail(const struct kvm_run *run, uint64_t *address, uint64_t *data)
 {
     *address = *data = 0;
     switch (run->exit_reason) {
     case KVM_EXIT_INTERNAL_ERROR: *address = run->internal.suberror; *data = run->internal.ndata; break;
+    case KVM_EXIT_SHUTDOWN: *data = pykvm_was_reset(run); break;
     case KVM_EXIT_FAIL_ENTRY: *address = run->fail_entry.hardware_entry_failure_reason; break;
     case KVM_EXIT_DEBUG: *address = run->debug.arch.exception; *data = run->debug.arch.dr6; break;
     case KVM_EXIT_X86_RDMSR: case KVM_EXIT_X86_WRMSR: *address = run->msr.index; *data = run->msr.data; break;
@@ -113,6 +124,22 @@ static void exit_detail(const struct kvm_run *run, uint64_t *address, uint64_t *
     case KVM_EXIT_SYSTEM_EVENT: *address = run->system_event.type; break;
     case KVM_EXIT_UNKNOWN: *address = run->hw.hardware_exit_reason; break;
     }
+}
+
+/* Record an exit that is no access. The end of a single step is none of the guest's. */
+static void pykvm_record_exit(struct pykvm_loop *loop)
+{
+    struct kvm_run *run = loop->run;
+    uint64_t address, data;
+    if (loop->stepping && run->exit_reason == KVM_EXIT_DEBUG) return;
+    exit_detail(run, &address, &data);
+    if (pykvm_was_reset(run)) {
+        loop->rip = loop->cs = loop->mode = 0;
+        loop->code = NO_CODE;
+    } else {
+        loop->code = find_code(loop);
+    }
+    record(loop, run->exit_reason, address, data, 0, 0);
 }
 
 static int64_t hold(struct pykvm_loop *loop, int64_t key)
@@ -137,9 +164,19 @@ static int64_t failed(struct pykvm_loop *loop)
     return PYKVM_INTERRUPTED;
 }
 
-static int64_t step(struct pykvm_loop *loop)
+/* RAM that the host took away comes as -EFAULT, or as a memory access that no device can answer: one error, which
+ * running again meets again. */
+static int64_t lost_memory(struct pykvm_loop *loop)
+{
+    loop->settled_exit = 1;
+    loop->error = EFAULT;
+    return PYKVM_ERROR;
+}
+
+static int64_t run_guest(struct pykvm_loop *loop)
 {
     struct kvm_run *run = loop->run;
+    uint64_t valid;
     for (;;) {
         if (loop->head + SLOTS_PER_ACCESS > loop->limit) return PYKVM_FULL;
         if (!loop->budget) return PYKVM_BUDGET;
@@ -160,17 +197,16 @@ static int64_t step(struct pykvm_loop *loop)
         if (loop->settled_exit) loop->settled_exit = 0;
         else if (ioctl(loop->fd, KVM_RUN, 0) < 0) return failed(loop);
         note_cpu(loop);
-        loop->code = find_code(loop);
-        loop->code_is_stale = 0;
+        loop->code_is_stale = 1;
         if (run->exit_reason == KVM_EXIT_IO) {
             begin(loop, (uint8_t *)run + run->io.data_offset, run->io.port, run->io.size, run->io.count,
                   run->io.direction == KVM_EXIT_IO_OUT, 0);
         } else if (run->exit_reason == KVM_EXIT_MMIO) {
+            if (in_ram(loop, run->mmio.phys_addr, &valid)) return lost_memory(loop);
             begin(loop, run->mmio.data, run->mmio.phys_addr, run->mmio.len, 1, run->mmio.is_write, 1);
         } else {
-            uint64_t address, data;
-            exit_detail(run, &address, &data);
-            record(loop, run->exit_reason, address, data, 0, 0);
+            if (run->exit_reason == KVM_EXIT_HYPERCALL) run->hypercall.ret = -KVM_ENOSYS;   /* unless answered */
+            pykvm_record_exit(loop);
             return PYKVM_EXIT;
         }
     }
@@ -199,7 +235,7 @@ static int64_t pykvm_run(struct pykvm_loop *loop, int64_t served)
     if (place < 0) { loop->error = EAGAIN; return PYKVM_ERROR; }
     loop->place = place;
     atomic_store(&loop->tid, tid);
-    key = step(loop);
+    key = run_guest(loop);
     atomic_store(&loop->tid, 0);
     leave_running(place);
     return hold(loop, key);
@@ -230,20 +266,21 @@ static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uin
 static void pykvm_posted_taken(struct pykvm_loop *loop) { loop->replayed = loop->taken; }
 
 /* Complete the access in KVM without running guest code, so that the registers are those after it. Returns 0,
- * 1 when KVM reported another exit instead, or -errno (EBUSY: the access is not served yet, or is one element of
+ * 1 when KVM reported another exit of that instruction instead, or -errno (EBUSY: the access is not served yet, or is one element of
  * a string instruction that has more). */
 static int pykvm_settle(struct pykvm_loop *loop)
 {
     if (loop->remaining || loop->outstanding) return -EBUSY;
-    if (!loop->unsettled) return 0;
+    if (!loop->unsettled) return loop->settled_exit;
     loop->unsettled = 0;
     loop->run->immediate_exit = 1;
     int result = ioctl(loop->fd, KVM_RUN, 0);
     int error = errno;
     loop->run->immediate_exit = 0;
     if (atomic_load(&loop->kicked)) loop->run->immediate_exit = 1;
-    loop->settled_exit = result == 0;   /* the instruction's next access: step() begins with it */
-    return result == 0 ? 1 : error == EINTR ? 0 : -error;
+    if (result < 0) return error == EINTR ? 0 : -error;
+    /* The instruction's next access, which run_guest() begins with; or the end of a single step. */
+    return loop->settled_exit = !(loop->stepping && loop->run->exit_reason == KVM_EXIT_DEBUG);
 }
 
 /* Make pykvm_run() return PYKVM_INTERRUPTED soon, from any thread. */

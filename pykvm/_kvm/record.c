@@ -134,6 +134,26 @@ static void note_cpu(struct pykvm_loop *loop)
         : sync->sregs.efer & 0x400 && sync->sregs.cs.l ? 4 : sync->sregs.cs.db ? 3 : 2;
 }
 
+/* The linear address of the next instruction, once the last one is complete. */
+static uint64_t pykvm_linear_rip(struct pykvm_loop *loop)
+{
+    note_cpu(loop);
+    return linear_rip(loop);
+}
+
+/* The instruction at RIP: up to 15 bytes, as far as the guest has them mapped. Returns how many. The registers in the
+ * shared page must be the vCPU's. */
+static uint32_t pykvm_fetch(struct pykvm_loop *loop, uint8_t *bytes)
+{
+    const uint8_t *at[2];
+    uint8_t length[2];
+    uint64_t rip = pykvm_linear_rip(loop);
+    find_bytes(loop, rip, rip, rip + PYKVM_INSTRUCTION_BYTES, at, length);
+    if (length[0]) memcpy(bytes, at[0], length[0]);
+    if (length[1]) memcpy(bytes + length[0], at[1], length[1]);
+    return length[0] + length[1];
+}
+
 static struct pykvm_record *record(struct pykvm_loop *loop, uint8_t kind, uint64_t address, uint64_t data,
                                    uint8_t size, uint8_t flags)
 {

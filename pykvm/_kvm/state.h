@@ -15,6 +15,7 @@
 
 #define PYKVM_CODE_BEFORE 32    /* bytes of a code window before rip */
 #define PYKVM_CODE_BYTES 48     /* and in all: the rest holds one instruction of 15 bytes */
+#define PYKVM_INSTRUCTION_BYTES 15  /* the longest there is */
 #define SLOTS_PER_ACCESS 3      /* a record and the two slots of a code window */
 #define FLUSH_NS 20000000       /* how long a posted write may wait while the guest does not exit */
 
@@ -25,7 +26,7 @@ struct seen_code { uint64_t rip, cr3, slot; const uint8_t *at[2]; uint16_t cs; u
 
 struct pykvm_loop {
     uint64_t data, budget, head;
-    int error;
+    int error, stepping;
     uint64_t counts[64], replay_key;
     struct kvm_run *run;
     uint8_t *post, *latch;

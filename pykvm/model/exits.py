@@ -26,6 +26,15 @@ __all__ = [
 ]
 
 
+_ENTRY_FAILURES = {
+    0x80000021: "invalid guest state",  # VT-x: Intel SDM vol. 3, appendix C
+    0x80000022: "invalid MSR to load",
+    0x80000029: "machine check",
+    0xFFFFFFFF: "invalid guest state",  # SVM: VMEXIT_INVALID, -1 (AMD APM vol. 2, appendix C)
+    0xFFFFFFFFFFFFFFFF: "invalid guest state",
+}
+
+
 @record(frozen=True)
 class Halt:
     """The guest executed HLT and no interrupt controller of the host waits for it."""
@@ -39,7 +48,8 @@ class Shutdown:
     """A triple fault.
 
     Attributes:
-        was_reset: KVM has already reset the CPU, so that its registers say nothing about the fault.
+        was_reset: KVM has already reset the CPU, so that its registers say nothing about the fault. They are those of
+            the reset vector then, and the trace names no place.
     """
 
     was_reset: bool = False
@@ -89,7 +99,8 @@ class FailEntry:
     hardware_reason: int
 
     def __str__(self) -> str:
-        return f"entry failed, hardware reason {self.hardware_reason:#x}"
+        meaning = _ENTRY_FAILURES.get(self.hardware_reason)
+        return f"entry failed, hardware reason {self.hardware_reason:#x}" + (f" ({meaning})" if meaning else "")
 
 
 @record(frozen=True)

@@ -152,6 +152,9 @@ class Vcpu(PortTables, Protocol):
     def run_one(self, dispatch: AccessTable) -> Exit:
         """Run to the next exit of any kind; an access has been answered by then."""
 
+    def step(self, dispatch: AccessTable) -> Exit:
+        """Run one instruction; `DebugExit` when it is complete, else what stopped it."""
+
     def replay_posted(self, dispatch: AccessTable) -> None:
         """Bring the posted writes so far to their devices."""
 

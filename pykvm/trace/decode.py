@@ -20,7 +20,7 @@ from pykvm.model.exits import (
     UnknownExit,
 )
 from pykvm.model.register import Register
-from pykvm.model.registers import RESET_VECTOR, CpuMode
+from pykvm.model.registers import CpuMode
 from pykvm.trace import layout
 from pykvm.trace.instruction import InstructionFinder
 from pykvm.trace.layout import RECORD, SLOT_BYTES
@@ -175,7 +175,7 @@ def _exit(raw: RawRecord) -> Exit:
         case layout.KIND_HLT:
             return Halt()
         case layout.KIND_SHUTDOWN:
-            return Shutdown(raw.mode == CpuMode.REAL and (raw.cs, raw.rip) == RESET_VECTOR)
+            return Shutdown(bool(raw.data))
         case layout.KIND_DEBUG:
             return DebugExit(raw.address, raw.rip, raw.data, 0)
         case layout.KIND_HYPERCALL:

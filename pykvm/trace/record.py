@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pykvm.model.access import Access
-from pykvm.model.exits import Exit
+from pykvm.model.exits import Exit, Shutdown
 from pykvm.model.register import Register
 from pykvm.model.registers import CpuMode
 
@@ -20,7 +20,7 @@ class TraceRecord:
         number: counts from 1 over the whole run.
         time_s: seconds since the recording began.
         vcpu: index of the vCPU.
-        mode: CPU mode at the exit.
+        mode: CPU mode at the exit; like `cs` and `rip` it is 0 where KVM has reset the CPU (`Shutdown.was_reset`).
         cs: code segment selector.
         rip: offset in CS of the instruction that made the access; where KVM had already gone past it, the
             instruction was found by decoding the code before RIP.
@@ -54,7 +54,9 @@ class TraceRecord:
 
     @property
     def where(self) -> str:
-        """CPU mode and CS:RIP, such as ``real 0000:7c05``."""
+        """CPU mode and CS:RIP, such as ``real 0000:7c05``; ``unknown`` where KVM has reset the CPU."""
+        if isinstance(self.exit, Shutdown) and self.exit.was_reset:
+            return "unknown"
         digits = {16: 4, 32: 8, 64: 16}[self.mode.bits]
         return f"{self.mode.label:<6} {self.cs:04x}:{self.rip:0{digits}x}"
 

@@ -9,7 +9,12 @@ from pykvm._kvm import ffi
 from pykvm.accel.kvm.ioctl import CData
 from pykvm.model.plain import record
 
-__all__ = ["CpuidEntry", "cpuid_table", "read_cpuid"]
+__all__ = ["TSC_DEADLINE", "X2APIC", "CpuidEntry", "cpuid_table", "read_cpuid", "with_local_apic"]
+
+X2APIC = 1 << 21
+"""Leaf 1 ECX: the local APIC has MSRs (Intel SDM vol. 2, CPUID)."""
+TSC_DEADLINE = 1 << 24
+"""Leaf 1 ECX: the local APIC's timer can be told a value of the time-stamp counter."""
 
 _FIRST_ROOM = 128
 _MOST_ROOM = 1 << 14  # more entries than any kernel has: growing a table that is too small must end
@@ -39,6 +44,24 @@ class CpuidEntry:
     ebx: int
     ecx: int
     edx: int
+
+
+def with_local_apic(entries: Sequence[CpuidEntry], features: int) -> list[CpuidEntry]:
+    """Return `entries` with the features that only the kernel's local APIC has: those in `features`, and no others.
+
+    KVM_GET_SUPPORTED_CPUID tells nothing of them: it leaves them out on some KVMs, and has them on others even if the
+    local APIC is not in the kernel (KVM API 4.46 KVM_GET_SUPPORTED_CPUID).
+
+    Args:
+        entries: the whole table.
+        features: of X2APIC and TSC_DEADLINE.
+    """
+    return [
+        CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx & ~(X2APIC | TSC_DEADLINE) | features, e.edx)
+        if e.function == 1
+        else e
+        for e in entries
+    ]
 
 
 def cpuid_table(entries: Sequence[CpuidEntry]) -> CData:

@@ -19,7 +19,6 @@ from pykvm.model.exits import (
     SystemEvent,
     UnknownExit,
 )
-from pykvm.model.registers import RESET_VECTOR
 
 __all__ = ["decode_exit"]
 
@@ -44,11 +43,6 @@ def _internal_error(run: CData) -> Exit:
     return EmulationFailure(bytes(failure.insn_bytes[0:size]))
 
 
-def _shutdown(run: CData) -> Exit:
-    registers, system = run.s.regs.regs, run.s.regs.sregs
-    return Shutdown(not system.cr0 & 1 and (system.cs.selector, registers.rip) == RESET_VECTOR)
-
-
 def _debug(run: CData) -> Exit:
     arch = run.debug.arch
     return DebugExit(arch.exception, arch.pc, arch.dr6, arch.dr7)
@@ -60,7 +54,7 @@ def _hypercall(run: CData) -> Exit:
 
 _DECODERS: dict[int, Callable[[CData], Exit]] = {
     lib.KVM_EXIT_HLT: lambda run: Halt(),
-    lib.KVM_EXIT_SHUTDOWN: _shutdown,
+    lib.KVM_EXIT_SHUTDOWN: lambda run: Shutdown(bool(lib.pykvm_was_reset(run))),
     lib.KVM_EXIT_INTERNAL_ERROR: _internal_error,
     lib.KVM_EXIT_FAIL_ENTRY: lambda run: FailEntry(run.fail_entry.hardware_entry_failure_reason),
     lib.KVM_EXIT_DEBUG: _debug,

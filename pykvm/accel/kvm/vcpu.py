@@ -1,4 +1,4 @@
-"""A vCPU of KVM: runs the guest and asks a dispatch table for answers."""
+"""A vCPU of KVM: runs the guest and asks a dispatch table for answers; its registers are in `VcpuState`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import os
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.exits import decode_exit
 from pykvm.accel.kvm.ioctl import CData
-from pykvm.accel.kvm.registers import from_kvm_regs, from_kvm_sregs, store_sregs, to_kvm_regs
 from pykvm.accel.kvm.vcpu_file import VcpuFile
+from pykvm.accel.kvm.vcpu_state import VcpuState
 from pykvm.errors import ConfigurationError, KvmError
 from pykvm.model.access import Access
 from pykvm.model.exits import Exit, Interrupted, LimitReached
-from pykvm.model.registers import Registers, SystemRegisters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pykvm.accel.kvm.step import Stepper
     from pykvm.model.seams import AccessTable, RecordSink
 
 __all__ = ["KvmVcpu"]
@@ -27,7 +27,7 @@ _NO_BUDGET = (1 << 64) - 1
 _KINDS = 64
 
 
-class KvmVcpu:
+class KvmVcpu(VcpuState):
     """One vCPU; made by `KvmVm`. It belongs to the thread that runs it, except for `kick`.
 
     Args:
@@ -35,14 +35,16 @@ class KvmVcpu:
         mapped_bytes: size of its shared page.
         index: its number.
         ram: `struct pykvm_ram` of the VM.
+        has_local_apic: its local APIC is in the kernel.
 
     Attributes:
-        is_running: a thread is in `run` or `run_one`.
+        is_running: a thread is in `run`, `run_one` or `step`.
     """
 
-    def __init__(self, file: VcpuFile, mapped_bytes: int, index: int, ram: CData) -> None:
-        self.file = file
+    def __init__(self, file: VcpuFile, mapped_bytes: int, index: int, ram: CData, has_local_apic: bool) -> None:
+        super().__init__(file)
         self.index = index
+        self.has_local_apic = has_local_apic
         self._ram = ram
         self._loop = lib.pykvm_loop_create(file.fd, mapped_bytes, index, ram)
         if self._loop == ffi.NULL:
@@ -53,6 +55,7 @@ class KvmVcpu:
             )
         self._values = ffi.new("uint32_t[]", _POSTED_AT_ONCE)
         self.is_running = False
+        self._stepper: Stepper | None = None
         self._sink: RecordSink | None = None
         self._window: tuple[CData, CData] | None = None
 
@@ -87,34 +90,68 @@ class KvmVcpu:
     def run_one(self, dispatch: AccessTable) -> Exit:
         """Run the guest to its next exit of any kind and return it; an access has been answered by then."""
         self._enter()
-        loop = self._loop
         try:
             while True:
-                key = lib.pykvm_run(loop, 0)
-                if key >= 0:
-                    if key & _WRITE:
-                        dispatch[key](loop.data)
-                    else:
-                        loop.data = dispatch[key]()
-                    lib.pykvm_served(loop)
-                    return Access.from_key(key, loop.data)
-                exit = self._other(key, dispatch)
+                exit = self.answer(lib.pykvm_run(self._loop, 0), dispatch)
                 if exit is not None:
                     return exit
         finally:
             self.is_running = False
 
-    def _enter(self) -> None:
+    def step(self, dispatch: AccessTable) -> Exit:
+        """Run exactly one instruction, its accesses answered from `dispatch`, and return what has become of it.
+
+        A repeated string instruction is one step, as many elements as it has. Stepping leaves no records of its own:
+        a guest that is stepped has the trace of one that runs, and no access of it is posted or latched.
+
+        Returns:
+            `DebugExit`, with the address of the next instruction, when the instruction is complete, whether it made
+            accesses or none; else what stopped it: `Halt` (which is complete), `Shutdown`, `EmulationFailure` and so
+            on, or `Interrupted` or `LimitReached`, after which another step begins the instruction or goes on with
+            it, and `run` goes on freely.
+
+        Raises:
+            KvmError: KVM could not go on.
+            Exception: whatever an answering device raised; the guest is still at that access, and the next step
+                ends with the access complete, even if a repeated instruction has more of them to make.
+
+        Limits that a debugger has to know, of one KVM or another: the trap flag shows in what `pushf` pushes; an
+        instruction that raises an exception or is interrupted runs on to the end of the guest's handler, or to
+        its first instruction; the one after a load of SS or a `sti` is part of its step; ring 3 cannot be stepped
+        where ring 0 is emulated; and with the local APIC in the kernel, a `hlt` waits there or is passed.
+        """
+        self._enter(is_step=True)
+        try:
+            is_within = not self.settle()
+            self.refresh()
+            if self._stepper is None:
+                from pykvm.accel.kvm.step import Stepper
+
+                self._stepper = Stepper(self)
+            return self._stepper.step(dispatch, is_within)
+        finally:
+            self.is_running = False
+
+    def _enter(self, is_step: bool = False) -> None:
         if self.is_running:
             raise ConfigurationError("the guest is running; stop it first")
-        self.is_running = bool(self._open)
+        self.has_run = bool(self.loop)
+        if self._stepper is not None and not is_step:
+            self._stepper.stop()
+            self._stepper = None
+        self.is_running = True
 
-    @property
-    def _open(self) -> CData:
-        """The loop; C must never see that of a closed vCPU."""
-        if not self._loop:
-            raise ConfigurationError("the machine is closed; boot another one")
-        return self._loop
+    def answer(self, key: int, dispatch: AccessTable) -> Exit | None:
+        """Serve what the loop in C has returned; return the exit, or None when there is nothing to tell of."""
+        if key < 0:
+            return self._other(key, dispatch)
+        loop = self._loop
+        if key & _WRITE:
+            dispatch[key](loop.data)
+        else:
+            loop.data = dispatch[key]()
+        lib.pykvm_served(loop)
+        return Access.from_key(key, loop.data)
 
     def _other(self, key: int, dispatch: AccessTable) -> Exit | None:
         """Return the exit behind a negative key, or None once it is dealt with."""
@@ -135,7 +172,7 @@ class KvmVcpu:
 
     def replay_posted(self, dispatch: AccessTable) -> None:
         """Bring the posted writes so far to their devices; `run` does so by itself unless it is broken off."""
-        loop = self._open
+        loop = self.loop
         while count := lib.pykvm_take_posted(loop, self._values, _POSTED_AT_ONCE):
             key = loop.replay_key
             # Bytes need no Python int each: they come as they lie.
@@ -152,13 +189,13 @@ class KvmVcpu:
     def set_deadline(self, seconds: float | None) -> None:
         """Interrupt runs on this thread from `seconds` from now on, even of a guest that never exits; None: never."""
         nanoseconds = 0 if seconds is None else max(1, int(min(seconds, 1e9) * 1e9))
-        result = lib.pykvm_deadline(self._open, nanoseconds)
+        result = lib.pykvm_deadline(self.loop, nanoseconds)
         if result < 0:
             raise OSError(-result, f"no timer for the deadline: {os.strerror(-result)}")
 
     def set_budget(self, records: int | None) -> None:
         """Return `LimitReached` after so many more records; None: never."""
-        self._open.budget = _NO_BUDGET if records is None else records
+        self.loop.budget = _NO_BUDGET if records is None else records
 
     # ---- recording
 
@@ -171,7 +208,7 @@ class KvmVcpu:
         sink = self._sink
         if sink is None:
             raise RuntimeError("record_to() comes before run()")
-        window = sink.advance(self._open.head)
+        window = sink.advance(self.loop.head)
         buffer, counter = ffi.from_buffer(window.buffer), ffi.from_buffer(sink.counter)
         lib.pykvm_record_into(
             self._loop,
@@ -187,68 +224,28 @@ class KvmVcpu:
     @property
     def slots_written(self) -> int:
         """Slots of the trace written so far."""
-        return int(self._open.head)
+        return int(self.loop.head)
 
     def counts(self) -> dict[int, int]:
         """Return the records so far by kind, KVM's exit reason."""
-        counts = self._open.counts
+        counts = self.loop.counts
         return {kind: counts[kind] for kind in range(_KINDS) if counts[kind]}
 
     def post_port(self, port: int, size: int) -> None:
         """Let the loop collect writes of `size` bytes to `port`; 0 for none."""
-        self._open.post[port] = size
+        self.loop.post[port] = size
 
     def latch_port(self, port: int, size: int, value: int) -> None:
         """Let the loop answer reads of `size` bytes from `port` with `value`; size 0 for none."""
-        self._open.latched[port] = value
-        self._open.latch[port] = size
-
-    # ---- registers
-
-    @property
-    def rip_at_exit(self) -> int:
-        """RIP as KVM left it at the last exit: on the instruction or past it, depending on the KVM."""
-        return int(self._open.run.s.regs.regs.rip)
-
-    def settle(self) -> None:
-        """Let KVM complete the access that was just answered, so that the registers are those after it."""
-        result = lib.pykvm_settle(self._open)
-        if result < 0 and result != -errno.EBUSY:
-            raise KvmError("KVM_RUN", -result, "could not complete the last access")
-
-    def registers(self) -> Registers:
-        """Return the general registers, after the last access."""
-        self.settle()
-        return from_kvm_regs(self.file.get_regs())
-
-    def set_registers(self, registers: Registers) -> None:
-        """Set the general registers."""
-        self.settle()
-        self.file.set_regs(to_kvm_regs(registers))
-
-    def system_registers(self) -> SystemRegisters:
-        """Return segments, tables and control registers."""
-        self.settle()
-        return from_kvm_sregs(self.file.get_sregs())
-
-    def set_system_registers(self, system: SystemRegisters) -> None:
-        """Set segments, tables and control registers."""
-        self.settle()
-        sregs = self.file.get_sregs()
-        store_sregs(system, sregs)
-        self.file.set_sregs(sregs)
-
-    def translate(self, linear: int) -> int | None:
-        """Return the guest-physical address behind a linear one as the CPU is now; None where nothing is mapped."""
-        walk = self.file.translate(linear)
-        return int(walk.physical_address) if walk.valid else None
+        self.loop.latched[port] = value
+        self.loop.latch[port] = size
 
     def close(self) -> None:
         """Destroy the vCPU. Idempotent."""
         if self._loop:
             lib.pykvm_loop_destroy(self._loop)
             self._loop = ffi.NULL
-            self._window = None
+            self._window = self._stepper = None
             self.file.close()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pykvm._kvm import ffi, lib
+from pykvm.accel.kvm.cpuid import TSC_DEADLINE, X2APIC, CpuidEntry, with_local_apic
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu import KvmVcpu
 from pykvm.arch.x86 import layout
-from pykvm.errors import AcceleratorError
-from pykvm.memory import GuestMemory
+from pykvm.errors import AcceleratorError, ConfigurationError
+from pykvm.memory import PAGE_BYTES, GuestMemory
 
 __all__ = ["REQUIRED", "KvmVm"]
 
@@ -18,6 +19,9 @@ REQUIRED = {
     "KVM_CAP_IMMEDIATE_EXIT": "stopping a guest without losing a signal (Linux 4.13)",
 }
 _SYNC_REGS_AND_SREGS = 3
+_IRQCHIPS = {"kernel": "KVM_CAP_IRQCHIP", "split": "KVM_CAP_SPLIT_IRQCHIP"}
+_IOAPIC_PINS = 24
+_HC_MAP_GPA_RANGE = 12
 
 
 class KvmVm:
@@ -26,14 +30,20 @@ class KvmVm:
     Args:
         memory: the guest's RAM; must outlive the VM.
         path: the device.
+        irqchip: interrupt controllers in the kernel: "kernel" for a PC's two 8259, I/O APIC and local APICs, "split"
+            for local APICs alone, None for none.
 
     Raises:
-        AcceleratorError: KVM cannot be used here.
+        AcceleratorError: KVM cannot be used here, or has no such interrupt controllers.
+        ConfigurationError: `irqchip` is neither.
     """
 
     name = "kvm"
 
-    def __init__(self, memory: GuestMemory, path: str = "/dev/kvm") -> None:
+    def __init__(self, memory: GuestMemory, path: str = "/dev/kvm", irqchip: str | None = None) -> None:
+        if irqchip not in (None, *_IRQCHIPS):
+            raise ConfigurationError(f"interrupt controllers {irqchip!r}: must be kernel, split or None")
+        self._has_local_apic = irqchip is not None
         self._system = SystemFile(path)
         try:
             for capability, why in REQUIRED.items():
@@ -46,34 +56,102 @@ class KvmVm:
             self._system.close()
             raise
         self.vcpus: list[KvmVcpu] = []
-        self._buffers = []
-        self._ram = ffi.new("struct pykvm_ram *")
+        self._regions = memory.regions
+        self._buffers = [ffi.from_buffer(region.buffer) for region in memory.regions]
+        self._ram = ffi.new("struct pykvm_ram *", {"count": len(self._buffers)})
+        self._is_logging = False
         try:
+            self._create_interrupt_controllers(irqchip)
+            if self._system.check_extension("KVM_CAP_EXIT_ON_EMULATION_FAILURE"):
+                # Else some KVMs report a failure once, or in ring 0 only, and then blame the guest with #UD.
+                self.file.enable_cap("KVM_CAP_EXIT_ON_EMULATION_FAILURE", 1)
             self.file.set_identity_map_addr(layout.IDENTITY_MAP)
             self.file.set_tss_addr(layout.TSS)
-            for slot, region in enumerate(memory.regions):
-                buffer = ffi.from_buffer(region.buffer)
-                self._buffers.append(buffer)
-                host = int(ffi.cast("uintptr_t", buffer))
-                self.file.set_user_memory_region(slot, 0, region.address, region.size, host)
-                entry = self._ram.range[slot]
+            self._map_memory()
+            for entry, region, buffer in zip(self._ram.range, self._regions, self._buffers, strict=False):
                 entry.address, entry.size, entry.host = region.address, region.size, ffi.cast("uint8_t *", buffer)
-                self._ram.count = slot + 1
         except BaseException:
             self.close()
             raise
 
+    def _create_interrupt_controllers(self, irqchip: str | None) -> None:
+        if irqchip is None:
+            return
+        capability = _IRQCHIPS[irqchip]
+        if not self._system.check_extension(capability):
+            raise AcceleratorError(f"no interrupt controllers {irqchip!r} here: this KVM lacks {capability}")
+        if irqchip == "split":
+            self.file.enable_cap(capability, _IOAPIC_PINS)
+        else:
+            self.file.create_irqchip()
+
+    def _map_memory(self) -> None:
+        """Give the guest its memory, or change in place what KVM lets change: the dirty log."""
+        flags = lib.KVM_MEM_LOG_DIRTY_PAGES if self._is_logging else 0
+        for slot, (region, buffer) in enumerate(zip(self._regions, self._buffers, strict=True)):
+            host = int(ffi.cast("uintptr_t", buffer))
+            self.file.set_user_memory_region(slot, flags, region.address, region.size, host)
+
     def create_vcpu(self) -> KvmVcpu:
-        """Return the next vCPU, with the host's CPUID table."""
+        """Return the next vCPU, with the CPUID answers of all that this KVM can do."""
         file = self.file.create_vcpu(len(self.vcpus))
         try:
-            file.set_cpuid2(self._system.get_supported_cpuid())
-            vcpu = KvmVcpu(file, self._system.get_vcpu_mmap_size(), len(self.vcpus), self._ram)
+            file.set_cpuid2(self._cpuid())
+            mapped_bytes = self._system.get_vcpu_mmap_size()
+            vcpu = KvmVcpu(file, mapped_bytes, len(self.vcpus), self._ram, self._has_local_apic)
         except BaseException:
             file.close()
             raise
         self.vcpus.append(vcpu)
         return vcpu
+
+    def _cpuid(self) -> list[CpuidEntry]:
+        """Return what the host supports, and of the local APIC what the kernel's has."""
+        apic = X2APIC if self._has_local_apic else 0
+        if self._has_local_apic and self._system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"):
+            apic |= TSC_DEADLINE
+        return with_local_apic(self._system.get_supported_cpuid(), apic)
+
+    # ---- watching the guest
+
+    def exit_on_hypercalls(self) -> None:
+        """Have the hypercall KVM_HC_MAP_GPA_RANGE, number 12, end a run as `Hypercall`; it is the only one that can.
+
+        Without this KVM answers all hypercalls, those that it does not know with -1000, KVM_ENOSYS. A KVM that
+        emulates ring 0 may offer this, and never return from the instruction.
+
+        Raises:
+            AcceleratorError: this KVM does not offer it.
+        """
+        if not self.file.check_extension("KVM_CAP_EXIT_HYPERCALL") & 1 << _HC_MAP_GPA_RANGE:
+            raise AcceleratorError("no exits at hypercalls here: this KVM's KVM_CAP_EXIT_HYPERCALL lacks number 12")
+        self.file.enable_cap("KVM_CAP_EXIT_HYPERCALL", 1 << _HC_MAP_GPA_RANGE)
+
+    def log_dirty_pages(self, on: bool) -> None:
+        """Begin to log which pages the guest writes, or end it."""
+        if on != self._is_logging:
+            self._is_logging = on
+            self._map_memory()
+
+    def dirty_pages(self) -> list[int]:
+        """Return the guest-physical addresses of pages written since the last call, in order, and start anew.
+
+        It is a superset: KVMs also log page tables, whose accessed and dirty bits the processor sets, and some log
+        pages that were only read or executed. What the host itself writes is not logged.
+
+        Raises:
+            ConfigurationError: `log_dirty_pages` has not been called.
+        """
+        if not self._is_logging:
+            raise ConfigurationError("dirty pages are not logged; call log_dirty_pages(True) first")
+        return [
+            region.address + PAGE_BYTES * (8 * at + bit)
+            for slot, region in enumerate(self._regions)
+            for at, byte in enumerate(self.file.get_dirty_log(slot))
+            if byte
+            for bit in range(8)
+            if byte >> bit & 1
+        ]
 
     @staticmethod
     def guard_signals() -> None:
