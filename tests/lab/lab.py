@@ -87,7 +87,14 @@ def download(folder: Path) -> list[Path]:
         (folder / name).mkdir(parents=True)
     (folder / "state/status").touch()  # as if nothing were installed
     apt: list[str | Path] = ["apt-get", "-qq", "-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
-    apt += ["-o", f"Dir::State::status={folder}/state/status", "-o", "APT::Install-Recommends=no", "-o", "APT::Sandbox::User="]
+    apt += [
+        "-o",
+        f"Dir::State::status={folder}/state/status",
+        "-o",
+        "APT::Install-Recommends=no",
+        "-o",
+        "APT::Sandbox::User=",
+    ]
     call([*apt, "update"], "fetch the lists of packages")
     install = [*apt, "--download-only", "--yes", "install", *PACKAGES]
     known = call(["apt-cache", *apt[2:], "search", "--names-only", "^linux-image-"], "look for a kernel")
