@@ -241,7 +241,8 @@ class Run:
         (folder / "files/command").write_text(script(options.command))
         if self._terminal:
             size = os.get_terminal_size(1)
-            (folder / "files/terminal").write_text(f"rows {size.lines} cols {size.columns}")
+            known = size.lines and size.columns
+            (folder / "files/terminal").write_text(f"rows {size.lines} cols {size.columns}" if known else "")
             self._port("virtconsole", 0, "stdio", "mux=on,signal=off")
         else:
             self._port("virtserialport", 1, "stdio", "signal=off")
