@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 
 import capstone
@@ -27,7 +29,8 @@ GROUPS = (MODES, USER, INSTRUCTIONS, VIRTUALIZATION)
 STABLE_NAMES = {
     "real-mode", "protected-mode", "long-mode", "paging-32", "paging-pse", "paging-pae", "pages-1g",
     "paging-la57", "int-real-high", "int-iret-32", "int-long", "segment-limits", "syscall", "user-int",
-    "user-iopl", "user-cpuid", "user-privilege", "x87-ring0", "sse-ring0", "avx-ring0", "xsave-ring0",
+    "user-iopl", "user-cpuid", "user-privilege", "x87-ring0", "mmx-ring0", "rdtscp-ring0", "smap-ring0",
+    "user-alignment", "user-selectors", "hlt-in-guest", "sse-ring0", "avx-ring0", "xsave-ring0",
     "popcnt-ring0", "tzcnt-ring0", "lzcnt-ring0", "cmpxchg16b-ring0", "cpuid-mask", "tsc-write", "hypercall",
     "hypercall-exit", "invalid-state", "step-user", "hw-breakpoint", "sw-breakpoint", "watchpoint",
 }  # fmt: skip
@@ -65,6 +68,12 @@ def test_the_listing_is_what_a_disassembler_reads(name: str) -> None:
         for found in disassembler.disasm(program.code, layout.BOOT_SECTOR)
     ]
     assert read == [*program.instructions, (b"\xe6\x80", "outb %al, $0x80"), (b"\xf4", "hlt")]
+
+
+def test_booting_does_not_load_them() -> None:
+    code = "import sys, pykvm.cli.boot, pykvm.machine, pykvm.accel.kvm.probe; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not [name for name in result.stdout.split() if "features" in name or "behaviour" in name]
 
 
 # ---- how they end
@@ -132,12 +141,14 @@ def test_setting_up_may_fail_too() -> None:
 
 
 @pytest.mark.kvm
-def test_what_the_processor_lacks_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = Program("time travel", StartMode.REAL, "b0 4b  movb $0x4b, %al", processor_flag="flux")
+def test_what_the_processor_lacks_is_no_failing_of_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes(Program("works all the same", StartMode.REAL, "b0 4b  movb $0x4b, %al", processor_flag="flux"))
+    program = Program("time travel", StartMode.REAL, "f4  hlt", processor_flag="flux")
     with pytest.raises(ProcessorLacksError, match="flux"):
         passes(program)
-    monkeypatch.setattr(probe, "_processor_flags", lambda: frozenset())  # no /proc here: just try it
-    passes(program)
+    monkeypatch.setattr(probe, "_processor_flags", lambda: frozenset())  # as without /proc
+    with pytest.raises(AcceleratorError, match="^hlt$"):
+        passes(program)
 
 
 @pytest.mark.kvm

@@ -6,13 +6,14 @@ import struct
 from collections.abc import Callable
 
 from pykvm.accel.kvm.cpuid import CpuidEntry
-from pykvm.accel.kvm.probe import MEMORY_BYTES, Trial
+from pykvm.accel.kvm.probe import MARK, MEMORY_BYTES, Trial
 from pykvm.arch.x86 import layout
 from pykvm.arch.x86.start import CODE32, CODE64
 from pykvm.memory import PAGE_BYTES
 from pykvm.model.registers import DescriptorTable, Segment
 
 __all__ = [
+    "ALIGNMENT_CHECK",
     "DATA",
     "DEVICE",
     "END",
@@ -40,7 +41,7 @@ SPARE_PAGE = 0xD000
 DEVICE = MEMORY_BYTES
 """Physical address that no RAM is at."""
 
-INVALID_OPCODE, GENERAL_PROTECTION = 6, 13
+INVALID_OPCODE, GENERAL_PROTECTION, ALIGNMENT_CHECK = 6, 13, 17
 RETURN = b"\xcf"
 """An interrupt handler: iret."""
 RETURN_64 = b"\x48\xcf"
@@ -53,7 +54,7 @@ SHORT_DEADLINE_S = 0.1
 
 _USER = 1 << 2
 _TSS_RSP0, _TSS_PORTS, _TSS_LIMIT = 0x04, 0x66, 0x67  # Intel SDM vol. 3, 8.7
-_USER_CODE, _USER_DATA = 0x33, 0x2B
+_USER_CODE, _USER_DATA = MARK.value, 0x43
 
 
 def real_mode_vector(trial: Trial, vector: int, handler: bytes = RETURN) -> None:
@@ -83,7 +84,7 @@ def open_pages(trial: Trial) -> None:
 
 
 def enter_ring3(trial: Trial) -> None:
-    """Start a program of long mode in ring 3, with a stack for interrupts."""
+    """Start a program of long mode in ring 3, with a stack for interrupts; its CS is the value of `MARK`."""
     open_pages(trial)
     for segment, selector in ((trial.system.cs, _USER_CODE), (trial.system.ss, _USER_DATA)):
         segment.selector, segment.dpl = selector, 3

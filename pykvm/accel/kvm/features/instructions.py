@@ -44,6 +44,17 @@ INSTRUCTIONS = {
         """,
         _store_mark,
     ),
+    "mmx-ring0": Program(
+        "MMX in ring 0",
+        StartMode.LONG,
+        """
+        b9 4b 00 00 00  movl $0x4b, %ecx
+        0f 6e c1        movd %ecx, %mm0
+        0f 7e c0        movd %mm0, %eax
+        0f 77           emms
+        """,
+        processor_flag="mmx",
+    ),
     "sse-ring0": Program(
         "SSE2 arithmetic in ring 0",
         StartMode.LONG,
@@ -124,6 +135,25 @@ INSTRUCTIONS = {
         8a 04 25 00 90 00 00        movb 0x9000, %al
         """,
         processor_flag="cx16",
+    ),
+    "rdtscp-ring0": Program(
+        "rdtscp in ring 0",
+        StartMode.LONG,
+        """
+        0f 01 f9  rdtscp
+        b0 4b     movb $0x4b, %al
+        """,
+        processor_flag="rdtscp",
+    ),
+    "smap-ring0": Program(
+        "stac and clac in ring 0",
+        StartMode.LONG,
+        """
+        0f 01 cb  stac
+        0f 01 ca  clac
+        b0 4b     movb $0x4b, %al
+        """,
+        processor_flag="smap",
     ),
 }
 """Programs by the stable name of what they show to work."""

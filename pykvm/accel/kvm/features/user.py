@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pykvm.accel.kvm.cpuid import CpuidEntry
 from pykvm.accel.kvm.features.guest_state import (
+    ALIGNMENT_CHECK,
     DEVICE,
     END,
     GENERAL_PROTECTION,
@@ -19,8 +20,10 @@ from pykvm.model.image import StartMode
 __all__ = ["USER"]
 
 _EFER_SCE = 1 << 0
+_CR0_AM = 1 << 18
 _CR4_TSD = 1 << 2
 _RFLAGS_IOPL_3 = 3 << 12
+_RFLAGS_AC = 1 << 18
 _LEAF = 0x40010000  # of no processor and no hypervisor
 _DEVICE_MARK = Access(Space.MMIO, DEVICE, 1, True, MARK.value)  # ring 3 can get at memory, but not at ports
 
@@ -43,6 +46,16 @@ def _allow_ports(trial: Trial) -> None:
 def _forbid_time_stamp(trial: Trial) -> None:
     _ring3_with_gate(trial, GENERAL_PROTECTION)
     trial.system.cr4 |= _CR4_TSD
+
+
+def _check_alignment(trial: Trial) -> None:
+    _ring3_with_gate(trial, ALIGNMENT_CHECK)
+    trial.system.cr0 |= _CR0_AM
+    trial.registers.rflags |= _RFLAGS_AC
+
+
+def _expect_device_mark(trial: Trial) -> None:
+    trial.expect(_DEVICE_MARK)
 
 
 def _own_cpuid(trial: Trial) -> None:
@@ -99,7 +112,7 @@ USER = {
         88 04 25 00 00 01 00  movb %al, 0x10000
         """,
         _own_cpuid,
-        lambda trial: trial.expect(_DEVICE_MARK),
+        _expect_device_mark,
     ),
     "user-privilege": Program(
         "CR4.TSD forbids ring 3 rdtsc",
@@ -110,6 +123,25 @@ USER = {
         88 04 25 00 00 01 00  movb %al, 0x10000
         """,
         _forbid_time_stamp,
+    ),
+    "user-alignment": Program(
+        "alignment check in ring 3",
+        StartMode.LONG,
+        """
+        66 8b 04 25 01 90 00 00  movw 0x9001, %ax
+        88 04 25 00 00 01 00     movb %al, 0x10000
+        """,
+        _check_alignment,
+    ),
+    "user-selectors": Program(
+        "segment selectors in ring 3 are the guest's",
+        StartMode.LONG,
+        """
+        8c c8                 movl %cs, %eax
+        88 04 25 00 00 01 00  movb %al, 0x10000
+        """,
+        enter_ring3,
+        _expect_device_mark,
     ),
 }
 """Programs by the stable name of what they show to work."""

@@ -7,7 +7,7 @@ import errno
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.cpuid import CpuidEntry
 from pykvm.accel.kvm.features.guest_state import DATA, SHORT_DEADLINE_S, change_cpuid, enter_ring3
-from pykvm.accel.kvm.probe import Program, Trial, unexpected
+from pykvm.accel.kvm.probe import MARK, Program, TimeUpError, Trial, unexpected
 from pykvm.arch.x86 import layout
 from pykvm.errors import KvmError
 from pykvm.model.exits import DebugExit, FailEntry, Hypercall
@@ -75,14 +75,18 @@ def _mask_sse3(trial: Trial) -> None:
     change_cpuid(trial, 1, mask)
 
 
-def _enable_hypercall_exits(trial: Trial) -> None:
-    trial.vm.file.enable_cap("KVM_CAP_EXIT_HYPERCALL", 1 << _MAP_GPA_RANGE)
-
-
 def _expect_hypercall(trial: Trial) -> None:
     exit = trial.expect_kind(Hypercall)
     if (exit.number, exit.arguments[:2]) != (_MAP_GPA_RANGE, (DATA, 1)):
         raise unexpected(exit)
+
+
+def _expect_no_halt(trial: Trial) -> None:
+    """Halt for ever, or until an interrupt of the host that some processors let the guest go on after."""
+    try:
+        trial.expect(MARK)
+    except TimeUpError:
+        pass
 
 
 def _refuse_long_with_db(trial: Trial) -> None:
@@ -144,8 +148,19 @@ VIRTUALIZATION = {
         b9 01 00 00 00  movl $1, %ecx
         0f 01 c1        vmcall
         """,
-        _enable_hypercall_exits,
-        _expect_hypercall,
+        check=_expect_hypercall,
+        capabilities=(("KVM_CAP_EXIT_HYPERCALL", 1 << _MAP_GPA_RANGE),),
+        deadline_s=SHORT_DEADLINE_S,
+    ),
+    "hlt-in-guest": Program(
+        "hlt without an exit where asked for",
+        StartMode.LONG,
+        """
+        f4     hlt
+        b0 4b  movb $0x4b, %al
+        """,
+        check=_expect_no_halt,
+        capabilities=(("KVM_CAP_X86_DISABLE_EXITS", lib.KVM_X86_DISABLE_EXITS_HLT),),
         deadline_s=SHORT_DEADLINE_S,
     ),
     "invalid-state": Program(
