@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import capstone
 import pytest
 
+from pykvm._kvm import lib
 from pykvm.accel.kvm import probe
 from pykvm.accel.kvm.behaviour import BEHAVIOUR
 from pykvm.accel.kvm.features import FEATURES, INSTRUCTIONS, MODES, USER, VIRTUALIZATION
@@ -17,7 +20,7 @@ from pykvm.accel.kvm.probe import MARK, ProcessorLacksError, Program, passes, st
 from pykvm.arch.x86 import layout
 from pykvm.errors import AcceleratorError
 from pykvm.model.access import Access
-from pykvm.model.exits import DebugExit, Halt
+from pykvm.model.exits import DebugExit, Exit, Halt
 from pykvm.model.image import StartMode
 
 CAPSTONE_MODES = {
@@ -74,6 +77,42 @@ def test_booting_does_not_load_them() -> None:
     code = "import sys, pykvm.cli.boot, pykvm.machine, pykvm.accel.kvm.probe; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not [name for name in result.stdout.split() if "features" in name or "behaviour" in name]
+
+
+class FakeTrial(probe.Trial):
+    """Stands for a KVM that stops where it should, or does not."""
+
+    def __init__(self, exit: Exit) -> None:
+        self.exit = exit
+        self.vcpu = SimpleNamespace(file=SimpleNamespace(set_guest_debug=self.note))  # type: ignore[assignment]
+
+    def note(self, debug: Any) -> None:
+        self.debug = debug
+
+    def next_exit(self) -> Exit:
+        return self.exit
+
+
+@pytest.mark.parametrize(
+    ("name", "exception", "pc", "control", "dr0", "dr7"),
+    [
+        ("hw-breakpoint", 1, 0x7C01, lib.KVM_GUESTDBG_USE_HW_BP, 0x7C01, 0x3),
+        ("sw-breakpoint", 3, 0x7C01, lib.KVM_GUESTDBG_USE_SW_BP, 0, 0),
+        ("watchpoint", 1, 0x7C07, lib.KVM_GUESTDBG_USE_HW_BP, 0x9000, 0x10003),
+    ],
+)
+def test_breakpoints_are_what_the_debugger_asks_for(
+    name: str, exception: int, pc: int, control: int, dr0: int, dr7: int
+) -> None:
+    check = FEATURES[name].check
+    assert check
+    trial = FakeTrial(DebugExit(exception, pc, 0, 0))
+    check(trial)
+    assert trial.debug.control == lib.KVM_GUESTDBG_ENABLE | control
+    assert (trial.debug.arch.debugreg[0], trial.debug.arch.debugreg[7]) == (dr0, dr7)
+    for other in (DebugExit(exception, pc + 1, 0, 0), DebugExit(exception ^ 2, pc, 0, 0), MARK, Halt()):
+        with pytest.raises(AcceleratorError):
+            check(FakeTrial(other))
 
 
 # ---- how they end
@@ -147,7 +186,7 @@ def test_what_the_processor_lacks_is_no_failing_of_kvm(monkeypatch: pytest.Monke
     with pytest.raises(ProcessorLacksError, match="flux"):
         passes(program)
     monkeypatch.setattr(probe, "_processor_flags", lambda: frozenset())  # as without /proc
-    with pytest.raises(AcceleratorError, match="^hlt$"):
+    with pytest.raises(AcceleratorError, match=r"^hlt$"):
         passes(program)
 
 
