@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from tests.features import is_known, missing_feature, need
 
 DEVICE = "/dev/kvm"
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,20 +27,37 @@ def why_no_kvm() -> str:
 NO_KVM = why_no_kvm()
 passed_on_kvm: set[str] = set()
 marked_kvm: set[str] = set()
+skipped_for: Counter[str] = Counter()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs KVM where there is none, with the reason."""
     for item in items:
-        if item.get_closest_marker("kvm"):
+        needed = needed_features(item)
+        unknown = [name for name in needed if not is_known(name)]
+        if unknown:
+            raise pytest.UsageError(f"{item.nodeid}: needs what no KVM has: {', '.join(map(str, unknown))}")
+        if needed or item.get_closest_marker("kvm"):
             marked_kvm.add(item.nodeid)
             if NO_KVM:
                 item.add_marker(pytest.mark.skip(reason=NO_KVM))
 
 
+def needed_features(item: pytest.Item) -> list[str]:
+    """Return what a test is marked to need of KVM."""
+    return [name for marker in item.iter_markers("needs") for name in marker.args]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this KVM lacks a feature for: only those that tests name are looked for, once each."""
+    need(*needed_features(item))
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count the tests that really ran on KVM."""
+    """Count the tests that really ran on KVM, and those that could not for a missing feature."""
+    if name := missing_feature(report):
+        skipped_for[name] += 1
     if report.when == "call" and report.passed and report.nodeid in marked_kvm:
         passed_on_kvm.add(report.nodeid)
 
@@ -56,6 +76,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"KVM: {NO_KVM}; {len(marked_kvm)} tests of it were skipped")
     elif marked_kvm:
         terminalreporter.write_line(f"KVM: {len(passed_on_kvm)} of {len(marked_kvm)} tests passed on {DEVICE}")
+        features = ", ".join(f"{name} {count}" for name, count in skipped_for.most_common())
+        summary = f"KVM: {skipped_for.total()} tests skipped for a missing feature"
+        terminalreporter.write_line(f"{summary}: {features}" if features else summary)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from pykvm import Access, Machine
@@ -86,3 +87,31 @@ def clean_environment(**changes: str) -> dict[str, str]:
     """Return this process's environment without what decides about colours, and with `changes`."""
     decided = ("NO_COLOR", "TERM", "COLUMNS")
     return {name: value for name, value in os.environ.items() if name not in decided} | {"TERM": "xterm"} | changes
+
+
+def run_suite(
+    folder: Path, tests: str, device: str = "/dev/kvm", setup: str = "", options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a suite of its own under this project's conftest.
+
+    Args:
+        folder: an empty one.
+        tests: its module of tests; pytest is imported.
+        device: what it takes for /dev/kvm.
+        setup: code that runs before its tests are collected.
+        options: for pytest.
+    """
+    root = Path(__file__).parent.parent
+    conftest = (root / "tests" / "conftest.py").read_text(encoding="utf-8")
+    assert 'DEVICE = "/dev/kvm"' in conftest
+    (folder / "conftest.py").write_text(conftest.replace('DEVICE = "/dev/kvm"', f"DEVICE = {device!r}") + setup)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    kvm\n    needs\n")
+    (folder / "test_it.py").write_text(f"import pytest\n\n{tests}")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )

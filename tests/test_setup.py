@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import run_suite
+
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("sh", "make", "find", "touch", "mkdir", "rm", "cat")
 
@@ -71,24 +73,13 @@ def test_help_lists_every_target() -> None:
 # ---- a test run
 
 
-def run_suite(folder: Path, body: str, device: str) -> subprocess.CompletedProcess[str]:
-    """Run a suite of one KVM test under this project's conftest, with `device` for /dev/kvm."""
-    conftest = (ROOT / "tests" / "conftest.py").read_text(encoding="utf-8")
-    assert 'DEVICE = "/dev/kvm"' in conftest
-    (folder / "conftest.py").write_text(conftest.replace('DEVICE = "/dev/kvm"', f"DEVICE = {device!r}"))
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = kvm\n")
-    (folder / "test_it.py").write_text(f"import pytest\n\n@pytest.mark.kvm\ndef test_it():\n    {body}\n")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def run_one(folder: Path, body: str, device: str) -> subprocess.CompletedProcess[str]:
+    """Run a suite of one KVM test."""
+    return run_suite(folder, f"@pytest.mark.kvm\ndef test_it():\n    {body}\n", device)
 
 
 def test_without_kvm_its_tests_are_skipped_with_the_reason(tmp_path: Path) -> None:
-    result = run_suite(tmp_path, "raise AssertionError", "/nonexistent/kvm")
+    result = run_one(tmp_path, "raise AssertionError", "/nonexistent/kvm")
     reason = "/nonexistent/kvm cannot be opened: No such file or directory"
     assert result.returncode == 0
     assert f"KVM: {reason}; 1 tests of it were skipped\n" in result.stdout
@@ -96,12 +87,12 @@ def test_without_kvm_its_tests_are_skipped_with_the_reason(tmp_path: Path) -> No
 
 
 def test_with_kvm_a_run_that_never_used_it_fails(tmp_path: Path) -> None:
-    result = run_suite(tmp_path, "pytest.skip('no reason')", "/dev/null")
+    result = run_one(tmp_path, "pytest.skip('no reason')", "/dev/null")
     assert result.returncode == 1
     assert "KVM: 0 of 1 tests passed on /dev/null\n" in result.stdout
 
 
 def test_with_kvm_a_run_that_used_it_passes(tmp_path: Path) -> None:
-    result = run_suite(tmp_path, "pass", "/dev/null")
+    result = run_one(tmp_path, "pass", "/dev/null")
     assert result.returncode == 0
     assert "KVM: 1 of 1 tests passed on /dev/null\n" in result.stdout

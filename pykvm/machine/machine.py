@@ -34,6 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pykvm.model.seams import AccessTable
     from pykvm.trace.record import TraceRecord
 
 __all__ = ["Machine"]
@@ -55,6 +56,7 @@ class Machine:
         image: what `load` has stored; None before.
         com1: the UART.
         serial: the host's end of COM1.
+        dispatch: answers the guest's accesses; the bus does.
         outcome: how the last run ended; None before.
 
     Raises:
@@ -82,7 +84,7 @@ class Machine:
             self._vm = vm = KvmVm(self.memory)
             self.vcpu = vm.create_vcpu()
             self.bus = Bus()
-            self.dispatch = Dispatch(self.bus)
+            self.dispatch: AccessTable = Dispatch(self.bus)
             self.fast = FastPorts(self.vcpu)
             self._flight = FlightRecorder(
                 self.vcpu,

@@ -14,7 +14,6 @@ import pytest
 
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.ioctl import KvmFile
-from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.accel.kvm.vm_file import VmFile
 from pykvm.errors import KvmError
@@ -22,14 +21,6 @@ from tests.support import DEADLINE_S
 
 CODE = 0x1000
 MEMORY_BYTES = 1 << 20
-
-
-def need(file: SystemFile | VmFile, capability: str) -> int:
-    """Return what a capability is, or skip the test where KVM lacks it."""
-    value = file.check_extension(capability)
-    if not value:
-        pytest.skip(f"this KVM has no {capability}")
-    return value
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import pytest
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.vm_file import VmFile
 from pykvm.accel.kvm.vm_interrupts import IrqchipRoute, MsiRoute
-from tests.kvm.bare_guest import fails, need
+from tests.features import need
+from tests.kvm.bare_guest import fails
 
 pytestmark = pytest.mark.kvm
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.kvm
 @pytest.fixture
 def irqchip(vm: VmFile) -> VmFile:
     """A VM with the interrupt controllers in the kernel."""
-    need(vm, "KVM_CAP_IRQCHIP")
+    need("KVM_CAP_IRQCHIP")
     vm.create_irqchip()
     return vm
 
@@ -41,7 +42,7 @@ def test_lines_reach_the_8259(irqchip: VmFile) -> None:
     irqchip.irq_line(4, True)
     assert irqchip.get_irqchip(lib.KVM_IRQCHIP_PIC_MASTER).chip.pic.irr == 1 << 4
     irqchip.irq_line(4, False)
-    need(irqchip, "KVM_CAP_IRQ_INJECT_STATUS")
+    need("KVM_CAP_IRQ_INJECT_STATUS")
     assert isinstance(irqchip.irq_line_status(5, True), int)
     assert irqchip.get_irqchip(lib.KVM_IRQCHIP_PIC_MASTER).chip.pic.irr & 1 << 5
 
@@ -53,8 +54,8 @@ def test_lines_need_an_interrupt_controller(vm: VmFile) -> None:
         vm.get_irqchip(0)
 
 
+@pytest.mark.needs("KVM_CAP_IRQ_ROUTING")
 def test_routes_move_a_line(irqchip: VmFile) -> None:
-    need(irqchip, "KVM_CAP_IRQ_ROUTING")
     irqchip.set_gsi_routing([IrqchipRoute(20, lib.KVM_IRQCHIP_PIC_MASTER, 3), MsiRoute(21, 0xFEE00000, 0x31)])
     irqchip.irq_line(20, True)
     assert irqchip.get_irqchip(lib.KVM_IRQCHIP_PIC_MASTER).chip.pic.irr == 1 << 3
@@ -64,8 +65,8 @@ def test_routes_move_a_line(irqchip: VmFile) -> None:
         irqchip.set_gsi_routing([MsiRoute(21, 1 << 64, 0)])
 
 
+@pytest.mark.needs("KVM_CAP_SIGNAL_MSI")
 def test_messages_reach_the_local_apic(irqchip: VmFile) -> None:
-    need(irqchip, "KVM_CAP_SIGNAL_MSI")
     with irqchip.create_vcpu(0) as vcpu:
         lapic = vcpu.get_lapic()
         lapic.regs[0xF1] = b"\1"  # spurious-interrupt vector register: APIC software enable
@@ -74,8 +75,8 @@ def test_messages_reach_the_local_apic(irqchip: VmFile) -> None:
         assert not irqchip.signal_msi(0xFEE00000 | 7 << 12, 0x31)  # no such vCPU
 
 
+@pytest.mark.needs("KVM_CAP_IRQFD")
 def test_irqfd_raises_its_line(irqchip: VmFile) -> None:
-    need(irqchip, "KVM_CAP_IRQFD")
     event = os.eventfd(0)
     try:
         irqchip.irqfd(event, 6)
@@ -90,8 +91,8 @@ def test_irqfd_raises_its_line(irqchip: VmFile) -> None:
         irqchip.irqfd(event, 6)
 
 
+@pytest.mark.needs("KVM_CAP_PIT2")
 def test_timer(irqchip: VmFile) -> None:
-    need(irqchip, "KVM_CAP_PIT2")
     for call in (irqchip.get_pit2, lambda: irqchip.reinject_control(True)):
         with fails(errno.ENXIO):
             call()

@@ -21,7 +21,8 @@ from pykvm.accel.kvm.msrs import MsrError
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.accel.kvm.vm_file import MsrFilterRange, VmFile
-from tests.kvm.bare_guest import fails, is_inherited, need
+from tests.features import need
+from tests.kvm.bare_guest import fails, is_inherited
 
 kvm = pytest.mark.kvm
 TSC = 0x10
@@ -96,15 +97,15 @@ def test_supported_cpuid_grows_its_table(system: SystemFile, monkeypatch: pytest
 
 
 @kvm
+@pytest.mark.needs("KVM_CAP_EXT_EMUL_CPUID")
 def test_emulated_cpuid(system: SystemFile) -> None:
-    need(system, "KVM_CAP_EXT_EMUL_CPUID")
     assert all(entry.function < 0x80000000 for entry in system.get_emulated_cpuid())
 
 
 @kvm
 def test_msr_lists(system: SystemFile) -> None:
     assert TSC in system.get_msr_index_list()
-    need(system, "KVM_CAP_GET_MSR_FEATURES")
+    need("KVM_CAP_GET_MSR_FEATURES")
     features = system.get_msr_feature_index_list()
     assert list(system.get_msrs(features)) == features
     with pytest.raises(MsrError, match="MSR 0x12345") as caught:
@@ -113,8 +114,8 @@ def test_msr_lists(system: SystemFile) -> None:
 
 
 @kvm
+@pytest.mark.needs("KVM_CAP_SYS_ATTRIBUTES")
 def test_system_attributes(system: SystemFile) -> None:
-    need(system, "KVM_CAP_SYS_ATTRIBUTES")
     assert system.has_device_attr(0, lib.KVM_X86_XCOMP_GUEST_SUPP)
     assert system.get_device_attr(0, lib.KVM_X86_XCOMP_GUEST_SUPP) & 3  # x87 and SSE
     assert not system.has_device_attr(0xFFFF, 0xFFFF)
@@ -146,8 +147,8 @@ def test_unknown_vm_type_is_refused(system: SystemFile) -> None:
 
 
 @kvm
+@pytest.mark.needs("KVM_CAP_EXCEPTION_PAYLOAD")
 def test_vm_enable_cap(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_EXCEPTION_PAYLOAD")
     vm.enable_cap("KVM_CAP_EXCEPTION_PAYLOAD", 1)
     with fails(errno.EINVAL):
         vm.enable_cap((1 << 31) - 1)
@@ -187,14 +188,14 @@ def test_clock_and_frequency(vm: VmFile) -> None:
     assert vm.get_clock().clock >= 10**15
     with pytest.raises(TypeError, match="kvm_clock_data"):
         vm.set_clock(ffi.new("struct kvm_regs *"))
-    need(vm, "KVM_CAP_VM_TSC_CONTROL")
+    need("KVM_CAP_VM_TSC_CONTROL")
     vm.set_tsc_khz(vm.get_tsc_khz())
     assert vm.get_tsc_khz() > 0
 
 
 @kvm
+@pytest.mark.needs("KVM_CAP_BINARY_STATS_FD")
 def test_vm_statistics(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_BINARY_STATS_FD")
     with vm.get_stats_fd() as stats:
         assert not is_inherited(stats)
         assert stats.id.startswith("kvm-")
@@ -206,8 +207,8 @@ def test_vm_statistics(vm: VmFile) -> None:
 
 
 @kvm
+@pytest.mark.needs("KVM_CAP_DEVICE_CTRL")
 def test_devices(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_DEVICE_CTRL")
     assert not vm.has_device(0x7FFF)
     with fails(errno.ENODEV):
         vm.create_device(0x7FFF)
@@ -225,8 +226,8 @@ def test_devices(vm: VmFile) -> None:
 
 
 @kvm
+@pytest.mark.needs("KVM_CAP_X86_MSR_FILTER")
 def test_msr_filter(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_X86_MSR_FILTER")
     both = lib.KVM_MSR_FILTER_READ | lib.KVM_MSR_FILTER_WRITE
     vm.x86_set_msr_filter(lib.KVM_MSR_FILTER_DEFAULT_DENY, [MsrFilterRange(both, 0x10, 9, b"\xff\x01")])
     vm.x86_set_msr_filter(lib.KVM_MSR_FILTER_DEFAULT_ALLOW)

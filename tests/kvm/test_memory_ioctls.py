@@ -11,7 +11,8 @@ from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vm_file import VmFile
 from pykvm.errors import KvmError
-from tests.kvm.bare_guest import CODE, MEMORY_BYTES, BareGuest, fails, host_memory, need
+from tests.features import need
+from tests.kvm.bare_guest import CODE, MEMORY_BYTES, BareGuest, fails, host_memory
 
 pytestmark = pytest.mark.kvm
 
@@ -34,7 +35,7 @@ def test_memory_regions(vm: VmFile) -> None:
     for wrong in (-1, 1 << 64):
         with pytest.raises(OverflowError):
             vm.set_user_memory_region(0, 0, wrong, 0x1000, address)
-    need(vm, "KVM_CAP_READONLY_MEM")
+    need("KVM_CAP_READONLY_MEM")
     vm.set_user_memory_region(2, lib.KVM_MEM_READONLY, 0x40000, 0x1000, address)
     assert memory[:1] == b"\0"
 
@@ -56,8 +57,8 @@ def test_dirty_log(vm: VmFile) -> None:
                 vm.get_dirty_log(slot)
 
 
+@pytest.mark.needs("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2")
 def test_dirty_log_that_is_cleared_by_hand(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2")
     vm.enable_cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", lib.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
     with BareGuest(vm, STORE, lib.KVM_MEM_LOG_DIRTY_PAGES) as guest:
         assert guest.run() == lib.KVM_EXIT_HLT
@@ -72,10 +73,10 @@ def test_dirty_log_that_is_cleared_by_hand(vm: VmFile) -> None:
             vm.clear_dirty_log(0, 0, 65, bytes(8))
 
 
-def test_dirty_ring(system: SystemFile, vm: VmFile) -> None:
+def test_dirty_ring(vm: VmFile) -> None:
     acquires = vm.check_extension("KVM_CAP_DIRTY_LOG_RING_ACQ_REL")
     capability = "KVM_CAP_DIRTY_LOG_RING_ACQ_REL" if acquires else "KVM_CAP_DIRTY_LOG_RING"
-    need(vm, capability)
+    need(capability)
     size = 1024 * ffi.sizeof("struct kvm_dirty_gfn")
     vm.enable_cap(capability, size)
     with BareGuest(vm, STORE, lib.KVM_MEM_LOG_DIRTY_PAGES) as guest:
@@ -101,9 +102,9 @@ def test_dirty_ring_that_is_not_there(vm: VmFile) -> None:
 OUT = bytes.fromhex("ba0005b06beef4")  # mov dx, 0x500; mov al, 'k'; out dx, al; hlt
 
 
+@pytest.mark.needs("KVM_CAP_COALESCED_MMIO", "KVM_CAP_COALESCED_PIO")
 def test_coalesced_ports(system: SystemFile, vm: VmFile) -> None:
-    page = need(system, "KVM_CAP_COALESCED_MMIO")
-    need(system, "KVM_CAP_COALESCED_PIO")
+    page = system.check_extension("KVM_CAP_COALESCED_MMIO")
     vm.register_coalesced_mmio(0x500, 1, pio=True)
     with BareGuest(vm, OUT) as guest:
         assert guest.run() == lib.KVM_EXIT_HLT
@@ -117,14 +118,14 @@ def test_coalesced_ports(system: SystemFile, vm: VmFile) -> None:
         assert pages
 
 
+@pytest.mark.needs("KVM_CAP_COALESCED_MMIO")
 def test_coalesced_memory_is_a_range(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_COALESCED_MMIO")
     vm.register_coalesced_mmio(0xA0000, 0x1000)
     vm.unregister_coalesced_mmio(0xA0000, 0x1000)
 
 
+@pytest.mark.needs("KVM_CAP_IOEVENTFD")
 def test_ioeventfd_is_signalled(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_IOEVENTFD")
     event = os.eventfd(0)
     pio = lib.KVM_IOEVENTFD_FLAG_PIO
     match = pio | lib.KVM_IOEVENTFD_FLAG_DATAMATCH

@@ -15,7 +15,8 @@ from pykvm.accel.kvm.msrs import MsrError
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.accel.kvm.vm_file import VmFile
-from tests.kvm.bare_guest import CODE, BareGuest, fails, is_inherited, need
+from tests.features import need
+from tests.kvm.bare_guest import CODE, BareGuest, fails, is_inherited
 
 pytestmark = pytest.mark.kvm
 
@@ -32,7 +33,7 @@ def vcpu(system: SystemFile, vm: VmFile) -> Iterator[VcpuFile]:
 
 @pytest.fixture
 def irqchip_vcpu(vm: VmFile) -> Iterator[VcpuFile]:
-    need(vm, "KVM_CAP_IRQCHIP")
+    need("KVM_CAP_IRQCHIP")
     vm.create_irqchip()
     with vm.create_vcpu(0) as file:
         yield file
@@ -52,10 +53,10 @@ STRUCTS = {
 
 
 @pytest.mark.parametrize("name", STRUCTS)
-def test_structs_round_trip(vm: VmFile, vcpu: VcpuFile, name: str) -> None:
+def test_structs_round_trip(vcpu: VcpuFile, name: str) -> None:
     capability = STRUCTS[name]
     if capability:
-        need(vm, capability)
+        need(capability)
     get: Callable[[], Any] = getattr(vcpu, f"get_{name}")
     put: Callable[[Any], None] = getattr(vcpu, f"set_{name}")
     state = get()
@@ -97,8 +98,8 @@ def test_debug_registers_and_events_are_set(vcpu: VcpuFile) -> None:
     assert vcpu.get_vcpu_events().nmi.masked == 1
 
 
+@pytest.mark.needs("KVM_CAP_XSAVE")
 def test_extended_state(vm: VmFile, vcpu: VcpuFile) -> None:
-    need(vm, "KVM_CAP_XSAVE")
     size = 4096
     if vm.check_extension("KVM_CAP_XSAVE2"):
         state = vcpu.get_xsave2()
@@ -151,8 +152,8 @@ def test_cpuid(system: SystemFile, vm: VmFile) -> None:
             vcpu.set_cpuid2([CpuidEntry(0, 0, 0, 1 << 32, 0, 0, 0)])
 
 
-def test_nested_state(system: SystemFile, vcpu: VcpuFile) -> None:
-    need(system, "KVM_CAP_NESTED_STATE")
+@pytest.mark.needs("KVM_CAP_NESTED_STATE")
+def test_nested_state(vcpu: VcpuFile) -> None:
     state = vcpu.get_nested_state()
     assert len(state) >= ffi.sizeof("struct kvm_nested_state")
     vcpu.set_nested_state(state)
@@ -190,14 +191,14 @@ def test_interrupt_is_for_vcpus_without_local_apic(irqchip_vcpu: VcpuFile) -> No
         irqchip_vcpu.interrupt(0x21)
 
 
-def test_nmi_is_queued(vm: VmFile, vcpu: VcpuFile) -> None:
-    need(vm, "KVM_CAP_USER_NMI")
+@pytest.mark.needs("KVM_CAP_USER_NMI")
+def test_nmi_is_queued(vcpu: VcpuFile) -> None:
     vcpu.nmi()
     assert vcpu.get_vcpu_events().nmi.pending == 1
 
 
-def test_smi_is_queued(vm: VmFile, vcpu: VcpuFile) -> None:
-    need(vm, "KVM_CAP_X86_SMM")
+@pytest.mark.needs("KVM_CAP_X86_SMM")
+def test_smi_is_queued(vcpu: VcpuFile) -> None:
     vcpu.smi()
     assert vcpu.get_vcpu_events().smi.pending == 1
 
@@ -233,8 +234,8 @@ def test_enable_cap(vcpu: VcpuFile) -> None:
 # ---- debugging
 
 
+@pytest.mark.needs("KVM_CAP_SET_GUEST_DEBUG")
 def test_single_step(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_SET_GUEST_DEBUG")
     with BareGuest(vm, STEPS) as guest:
         control = lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP
         for step in (1, 2):
@@ -258,8 +259,8 @@ def test_translate(vm: VmFile) -> None:
 # ---- time, statistics, attributes
 
 
-def test_frequency(vm: VmFile, vcpu: VcpuFile) -> None:
-    need(vm, "KVM_CAP_GET_TSC_KHZ")
+@pytest.mark.needs("KVM_CAP_GET_TSC_KHZ")
+def test_frequency(vcpu: VcpuFile) -> None:
     khz = vcpu.get_tsc_khz()
     assert khz > 1000
     vcpu.set_tsc_khz(khz)
@@ -269,14 +270,14 @@ def test_frequency(vm: VmFile, vcpu: VcpuFile) -> None:
             vcpu.set_tsc_khz(wrong)
 
 
-def test_kvmclock_that_no_guest_uses(vm: VmFile, vcpu: VcpuFile) -> None:
-    need(vm, "KVM_CAP_KVMCLOCK_CTRL")
+@pytest.mark.needs("KVM_CAP_KVMCLOCK_CTRL")
+def test_kvmclock_that_no_guest_uses(vcpu: VcpuFile) -> None:
     with fails(errno.EINVAL):
         vcpu.kvmclock_ctrl()
 
 
+@pytest.mark.needs("KVM_CAP_BINARY_STATS_FD")
 def test_statistics_count_exits(vm: VmFile) -> None:
-    need(vm, "KVM_CAP_BINARY_STATS_FD")
     with BareGuest(vm, STEPS) as guest, guest.vcpu.get_stats_fd() as stats:
         assert not is_inherited(stats)
         assert "vcpu-0" in stats.id
@@ -285,8 +286,8 @@ def test_statistics_count_exits(vm: VmFile) -> None:
         assert stats.read()["exits"] > before
 
 
-def test_tsc_offset(vm: VmFile, vcpu: VcpuFile) -> None:
-    need(vm, "KVM_CAP_VCPU_ATTRIBUTES")
+@pytest.mark.needs("KVM_CAP_VCPU_ATTRIBUTES")
+def test_tsc_offset(vcpu: VcpuFile) -> None:
     offset = (lib.KVM_VCPU_TSC_CTRL, lib.KVM_VCPU_TSC_OFFSET)
     if not vcpu.has_device_attr(*offset):
         pytest.skip("this KVM has no KVM_VCPU_TSC_OFFSET")

@@ -1,45 +1,64 @@
 """What this KVM really does, found out by running a few instructions: claims are not trusted.
 
-Each probe runs in a VM of its own, for at most `DEADLINE_S`: some KVMs never return from some instructions.
+Each program runs in a VM of its own, and only for so long: some KVMs never return from some instructions.
+What is tried is in `pykvm.accel.kvm.features` and `pykvm.accel.kvm.behaviour`.
 """
 
 from __future__ import annotations
 
 import functools
 import mmap
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pykvm._kvm import ffi, lib
-from pykvm.accel.kvm.vcpu import KvmVcpu
 from pykvm.accel.kvm.vm import KvmVm
 from pykvm.arch.x86 import layout
-from pykvm.arch.x86.start import CODE32, CR0_PG, CR4_PAE, PTE_PRESENT_WRITABLE, start_state
+from pykvm.arch.x86.start import start_state
 from pykvm.errors import AcceleratorError
 from pykvm.memory import GuestMemory
 from pykvm.model.access import Access, Space
 from pykvm.model.exits import Exit, Interrupted
 from pykvm.model.image import StartMode
 from pykvm.model.plain import record
-from pykvm.model.registers import DescriptorTable, SystemRegisters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
 
-__all__ = ["FAST_RING0", "FEATURES", "Program", "out_is_past", "passes", "ring0_speed", "string_is_whole"]
+    E = TypeVar("E", bound=Exit)
 
-DEADLINE_S = 0.5
-"""Seconds that a probe may take; where all is well it is a few milliseconds."""
+__all__ = [
+    "MARK",
+    "MEMORY_BYTES",
+    "REAL_MODE",
+    "ProcessorLacksError",
+    "Program",
+    "TimeUpError",
+    "Trial",
+    "out_is_past",
+    "passes",
+    "start",
+    "unexpected",
+]
+
 MARK = Access(Space.PIO, 0x80, 1, True, 0x4B)
 """The access that a program ends with when everything in it has worked."""
-FAST_RING0 = 10e6
-"""Instructions per second that an interpreter of them does not reach, and that a processor exceeds at once."""
+MEMORY_BYTES = 1 << 16
+"""RAM of a program; MMIO begins there."""
 
-_MEMORY_BYTES = 1 << 16
-_TURNS = (10_000, 1_000_000)
+_DEADLINE_S = 0.5
+_PATIENCE = 20  # a program that gets a twentieth of a processor is still waited for
+_OUT_AL_HLT = b"\xe6\x80\xf4"  # out %al,$0x80; hlt
+
+
+class ProcessorLacksError(AcceleratorError):
+    """The processor itself has no such feature, so this says nothing about KVM."""
+
+
+class TimeUpError(AcceleratorError):
+    """A program has taken all the time that it may."""
 
 
 @record(frozen=True)
@@ -49,132 +68,34 @@ class Program:
     Attributes:
         about: what they show, in words.
         mode: CPU mode that it starts in.
-        code: machine code, at `layout.BOOT_SECTOR`; its last access is `MARK` when all has worked.
-        prepare: makes further changes to the memory and the registers that the program starts with.
+        listing: the instructions, one a line: bytes in hexadecimal, two spaces, text. They lie at
+            `layout.BOOT_SECTOR`; when all has worked, they end with 0x4b in AL.
+        prepare: makes further changes to the VM, the memory and the registers that the program starts with.
+        check: runs it and raises AcceleratorError if it does anything else than it should; None: it should end.
+        capabilities: what the VM has switched on before it gets a vCPU, and each one's argument.
+        processor_flag: the feature of the processor that it needs, as /proc/cpuinfo names it.
+        deadline_s: seconds of processor time that it may take; where all is well it is a few milliseconds.
     """
 
     about: str
     mode: StartMode
-    code: bytes
-    prepare: Callable[[GuestMemory, SystemRegisters], object] | None = None
+    listing: str
+    prepare: Callable[[Trial], object] | None = None
+    check: Callable[[Trial], object] | None = None
+    capabilities: tuple[tuple[str, int], ...] = ()
+    processor_flag: str | None = None
+    deadline_s: float = _DEADLINE_S
 
+    @property
+    def instructions(self) -> tuple[tuple[bytes, str], ...]:
+        """The bytes and the text of each instruction in the listing."""
+        lines = (line.strip().partition("  ") for line in self.listing.strip().splitlines())
+        return tuple((bytes.fromhex(code), text.strip()) for code, _, text in lines)
 
-_DATA, _OTHER_PAGE = 0x9000, 0xA000
-_TEXT = b"abc"
-_HANDLER = 0x8000
-_VECTOR = 0x30
-_USER = 4
-_EFER_SCE = 1 << 0
-_CR4_OSFXSR = 1 << 9
-_OUT_AL_HLT = b"\xe6\x80\xf4"  # out %al,$0x80; hlt
-
-
-def _store_mark(memory: GuestMemory, system: SystemRegisters) -> None:
-    memory.write_int(_DATA, 2, MARK.value)
-
-
-def _two_level_paging(memory: GuestMemory, system: SystemRegisters) -> None:
-    directory, table = layout.PAGE_TABLES, layout.PAGE_TABLES + 0x1000
-    memory.write_int(directory, 4, table | PTE_PRESENT_WRITABLE)
-    _map_pages(memory, table, entry_bytes=4)
-    system.cr3 = directory
-    system.cr0 |= CR0_PG
-
-
-def _pae_paging(memory: GuestMemory, system: SystemRegisters) -> None:
-    pointers, directory, table = (layout.PAGE_TABLES + n * 0x1000 for n in range(3))
-    memory.write_int(pointers, 8, directory | 1)  # its "writable" bit is reserved (Intel SDM vol. 3, 4.4.1)
-    memory.write_int(directory, 8, table | PTE_PRESENT_WRITABLE)
-    _map_pages(memory, table, entry_bytes=8)
-    system.cr3 = pointers
-    system.cr4 |= CR4_PAE
-    system.cr0 |= CR0_PG
-
-
-def _map_pages(memory: GuestMemory, table: int, entry_bytes: int) -> None:
-    """Map all memory to itself, only the data page elsewhere: without paging, the program would miss the mark."""
-    for at in range(0, _MEMORY_BYTES, 0x1000):
-        page = _OTHER_PAGE if at == _DATA else at
-        memory.write_int(table + (at >> 12) * entry_bytes, entry_bytes, page | PTE_PRESENT_WRITABLE)
-    memory.write_int(_OTHER_PAGE, 1, MARK.value)
-
-
-def _interrupt_gate(memory: GuestMemory, system: SystemRegisters) -> None:
-    table = layout.PAGE_TABLES  # not needed in this mode
-    memory.write(table + 8 * _VECTOR, struct.pack("<HHHH", _HANDLER, CODE32, 0x8E00, 0))
-    memory.write(_HANDLER, b"\xcf")  # iret
-    system.idt = DescriptorTable(table, 0x7FF)
-
-
-def _user_pages(memory: GuestMemory, system: SystemRegisters) -> None:
-    for entry in (layout.PAGE_TABLES + n * 0x1000 for n in range(3)):
-        memory.write_int(entry, 8, memory.read_int(entry, 8) | _USER)
-    system.efer |= _EFER_SCE
-
-
-def _enable_sse(memory: GuestMemory, system: SystemRegisters) -> None:
-    system.cr4 |= _CR4_OSFXSR
-
-
-FEATURES = {
-    "real-mode": Program("16-bit real mode", StartMode.REAL, b"\xb0\x4b" + _OUT_AL_HLT),  # mov $0x4b,%al
-    "protected-mode": Program(
-        "32-bit protected mode without paging",
-        StartMode.PROTECTED,
-        b"\xb8\x00\x00\x00\x4b\xc1\xe8\x18" + _OUT_AL_HLT,  # mov $0x4b000000,%eax; shr $24,%eax
-    ),
-    "long-mode": Program(
-        "64-bit long mode in ring 0",
-        StartMode.LONG,
-        # movabs $0x4b00000000000000,%rax; shr $56,%rax
-        b"\x48\xb8\x00\x00\x00\x00\x00\x00\x00\x4b\x48\xc1\xe8\x38" + _OUT_AL_HLT,
-    ),
-    "paging-32": Program(
-        "32-bit paging, two levels",
-        StartMode.PROTECTED,
-        b"\xa0\x00\x90\x00\x00" + _OUT_AL_HLT,  # mov 0x9000,%al
-        _two_level_paging,
-    ),
-    "paging-pae": Program(
-        "32-bit paging, PAE", StartMode.PROTECTED, b"\xa0\x00\x90\x00\x00" + _OUT_AL_HLT, _pae_paging
-    ),
-    "int-iret-32": Program(
-        "int n and iret in 32-bit protected mode",
-        StartMode.PROTECTED,
-        b"\xcd\x30\xb0\x4b" + _OUT_AL_HLT,  # int $0x30; mov $0x4b,%al
-        _interrupt_gate,
-    ),
-    "syscall": Program(
-        "64-bit sysret to ring 3 and syscall back",
-        StartMode.LONG,
-        # STAR: mov $0xc0000081,%ecx; xor %eax,%eax; mov $0x1b0018,%edx; wrmsr
-        b"\xb9\x81\x00\x00\xc0\x31\xc0\xba\x18\x00\x1b\x00\x0f\x30"
-        # LSTAR: inc %ecx; mov $kernel,%eax; xor %edx,%edx; wrmsr
-        b"\xff\xc1\xb8\x34\x7c\x00\x00\x31\xd2\x0f\x30"
-        # SFMASK: mov $0xc0000084,%ecx; xor %eax,%eax; wrmsr
-        b"\xb9\x84\x00\x00\xc0\x31\xc0\x0f\x30"
-        b"\xb9\x30\x7c\x00\x00\x41\xbb\x02\x00\x00\x00\x48\x0f\x07"  # mov $user,%ecx; mov $2,%r11d; sysretq
-        b"\x8c\xcb\x0f\x05"  # user: mov %cs,%ebx; syscall
-        # kernel: mov %cr0,%rcx (only ring 0 may); mov %ebx,%eax; and $3,%al; or $0x48,%al
-        b"\x0f\x20\xc1\x89\xd8\x24\x03\x0c\x48" + _OUT_AL_HLT,
-        _user_pages,
-    ),
-    "x87-ring0": Program(
-        "x87 arithmetic in ring 0",
-        StartMode.LONG,
-        # fninit; filds 0x9000; fistps 0x9002; mov 0x9002,%al
-        b"\xdb\xe3\xdf\x04\x25\x00\x90\x00\x00\xdf\x1c\x25\x02\x90\x00\x00\x8a\x04\x25\x02\x90\x00\x00" + _OUT_AL_HLT,
-        _store_mark,
-    ),
-    "sse-ring0": Program(
-        "SSE2 arithmetic in ring 0",
-        StartMode.LONG,
-        # pxor %xmm1,%xmm1; mov $0x4b,%eax; movd %eax,%xmm0; pxor %xmm0,%xmm1; movd %xmm1,%eax
-        b"\x66\x0f\xef\xc9\xb8\x4b\x00\x00\x00\x66\x0f\x6e\xc0\x66\x0f\xef\xc8\x66\x0f\x7e\xc8" + _OUT_AL_HLT,
-        _enable_sse,
-    ),
-}
-"""Programs by the stable name of what they show to work."""
+    @property
+    def code(self) -> bytes:
+        """Machine code: the listing, then what writes AL to the port of `MARK`."""
+        return b"".join(code for code, _ in self.instructions) + _OUT_AL_HLT
 
 
 class _Answers:
@@ -215,68 +136,134 @@ class _Sink:
         return next((entry.flags for entry in records if entry.kind == lib.KVM_EXIT_IO), 0)
 
 
-class _Run:
-    """A program in its VM, before its first instruction or at an exit."""
+class Trial:
+    """A program in its VM, before its first instruction or at an exit.
 
-    def __init__(self, vcpu: KvmVcpu) -> None:
-        self.vcpu = vcpu
+    Attributes:
+        vm: the VM.
+        memory: its RAM, `MEMORY_BYTES`.
+        vcpu: its vCPU, with the CPUID table that KVM supports.
+        registers: general registers that it starts with.
+        system: system registers that it starts with.
+        answers: `value` is what the guest's reads of devices return.
+        sink: the records of its exits.
+    """
+
+    def __init__(self, program: Program, vm: KvmVm, memory: GuestMemory) -> None:
+        self.vm = vm
+        self.memory = memory
+        for name, argument in program.capabilities:
+            vm.file.enable_cap(name, argument)
+        self.vcpu = vm.create_vcpu()
+        self.registers, self.system = start_state(program.mode, layout.BOOT_SECTOR, memory)
+        memory.write(layout.BOOT_SECTOR, program.code)
+        if program.prepare:
+            program.prepare(self)
+        self.vcpu.set_system_registers(self.system)
+        self.vcpu.set_registers(self.registers)
         self.sink = _Sink()
         self.answers = _Answers()
-        vcpu.record_to(self.sink)
-        vcpu.set_deadline(DEADLINE_S)
-        self._end = time.monotonic() + DEADLINE_S
+        self.vcpu.record_to(self.sink)
+        self.vcpu.set_deadline(program.deadline_s)
+        self._deadline_s = program.deadline_s
+        self._processor_end = time.thread_time() + program.deadline_s
+        self._end = time.monotonic() + program.deadline_s * _PATIENCE
 
     def next_exit(self) -> Exit:
-        """Run to the next exit and return it; `Interrupted` once the time is up."""
-        exit = self.vcpu.run_one(self.answers)
-        while isinstance(exit, Interrupted) and time.monotonic() < self._end:
-            exit = self.vcpu.run_one(self.answers)  # it was another signal
-        return exit
+        """Run to the next exit and return it.
 
-    def expect(self, access: Access) -> None:
-        """Run to the next exit, which must be `access`.
+        Raises:
+            TimeUpError: it takes too long.
+            KvmError: KVM could not go on.
+        """
+        # On a busy host the time on the clock says nothing about the guest; that on the processor does.
+        while time.thread_time() < self._processor_end and time.monotonic() < self._end:
+            exit = self.vcpu.run_one(self.answers)
+            if not isinstance(exit, Interrupted):
+                return exit
+        raise TimeUpError(f"no exit within {self._deadline_s} s")
+
+    def expect(self, wanted: Exit) -> None:
+        """Run to the next exit, which must be `wanted`.
 
         Raises:
             AcceleratorError: it is another one; the message says which.
         """
         exit = self.next_exit()
-        if isinstance(exit, Interrupted):
-            raise AcceleratorError(f"no exit within {DEADLINE_S} s")
-        if exit != access:
-            raise AcceleratorError(str(exit))
+        if exit == wanted:
+            return
+        if isinstance(exit, Access) and isinstance(wanted, Access) and exit.key == wanted.key:
+            raise AcceleratorError(f"wrong result {exit.value:#x}")
+        raise unexpected(exit)
+
+    def expect_kind(self, *kinds: type[E]) -> E:
+        """Run to the next exit, which must be of one of `kinds`; return it.
+
+        Raises:
+            AcceleratorError: it is of another; the message says which.
+        """
+        exit = self.next_exit()
+        if not isinstance(exit, kinds):
+            raise unexpected(exit)
+        return exit
+
+
+def unexpected(exit: Exit) -> AcceleratorError:
+    """Return the error that says what happened instead of what should have."""
+    ran_on = isinstance(exit, Access) and exit.key == MARK.key
+    return AcceleratorError("it ran to its end" if ran_on else str(exit))
 
 
 @contextmanager
-def _start(program: Program, path: str) -> Iterator[_Run]:
+def start(program: Program, path: str = "/dev/kvm") -> Iterator[Trial]:
     """Make a VM with `program` in it.
 
     Raises:
         AcceleratorError: no such VM can be made here.
     """
     KvmVm.guard_signals()  # without a handler the deadline's signal would end the process
-    with GuestMemory(_MEMORY_BYTES) as memory:
+    with GuestMemory(MEMORY_BYTES) as memory:
         vm = KvmVm(memory, path)
         try:
-            vcpu = vm.create_vcpu()
-            registers, system = start_state(program.mode, layout.BOOT_SECTOR, memory)
-            memory.write(layout.BOOT_SECTOR, program.code)
-            if program.prepare:
-                program.prepare(memory, system)
-            vcpu.set_system_registers(system)
-            vcpu.set_registers(registers)
-            yield _Run(vcpu)
+            yield Trial(program, vm, memory)
         finally:
             vm.close()
 
 
 def passes(program: Program, path: str = "/dev/kvm") -> None:
-    """Run `program`; return when it has got to its `MARK`.
+    """Run `program`; return when it has done what it should.
 
     Raises:
+        ProcessorLacksError: it could not, because of the processor.
         AcceleratorError: it has not; the message says what happened instead.
     """
-    with _start(program, path) as run:
-        run.expect(MARK)
+    try:
+        with start(program, path) as trial:
+            if program.check:
+                program.check(trial)
+            else:
+                trial.expect(MARK)
+    except AcceleratorError:
+        # Asked only now: Linux does not list what it has switched off for itself, and a guest may have that.
+        flag, known = program.processor_flag, _processor_flags()
+        if flag and known and flag not in known:
+            raise ProcessorLacksError(f"the processor lacks it ({flag})") from None
+        raise
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    """Return the host processor's features by Linux' names; none where that cannot be known."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        flags = ""
+    return frozenset(flags.partition(":")[2].split())
+
+
+REAL_MODE = Program("16-bit real mode", StartMode.REAL, "b0 4b  movb $0x4b, %al")
+"""The simplest program: no guest runs where this one does not."""
 
 
 @functools.cache
@@ -286,53 +273,6 @@ def out_is_past(path: str = "/dev/kvm") -> bool:
     Raises:
         AcceleratorError: the instruction does not run here.
     """
-    program = FEATURES["real-mode"]
-    with _start(program, path) as run:
-        run.expect(MARK)
-        return run.vcpu.rip_at_exit > layout.BOOT_SECTOR + program.code.index(_OUT_AL_HLT)
-
-
-def string_is_whole(name: str, path: str = "/dev/kvm") -> bool:
-    """Tell whether `rep outsb` or `rep insb` comes as one exit with a count; else it is one exit for each byte.
-
-    Args:
-        name: "outsb" or "insb".
-        path: the device.
-
-    Raises:
-        AcceleratorError: the instruction does not run here.
-    """
-    opcode, values, is_write = (0x6E, _TEXT, True) if name == "outsb" else (0x6C, bytes(len(_TEXT)), False)
-    # mov $0x9000,%si; mov %si,%di; mov $3,%cx; mov $0x80,%dx; rep ...
-    code = b"\xbe\x00\x90\x89\xf7\xb9\x03\x00\xba\x80\x00\xf3" + bytes((opcode,)) + b"\xf4"
-    program = Program(name, StartMode.REAL, code, lambda memory, system: memory.write(_DATA, _TEXT))
-    with _start(program, path) as run:
-        for value in values:
-            run.expect(Access(Space.PIO, 0x80, 1, is_write, value))
-        return bool(run.sink.first_access_flags() & lib.RECORD_STRING)
-
-
-def ring0_speed(path: str = "/dev/kvm") -> float:
-    """Return how many instructions per second a loop of two simple ones runs in 64-bit ring 0.
-
-    The best of three, since whatever disturbs can only slow it down. It takes 60 ms where instructions are
-    emulated, and a few where they are not.
-
-    Raises:
-        AcceleratorError: the loop does not run here.
-    """
-    # again: in $0x80,%eax; mov %eax,%ecx; turn: dec %ecx; jnz turn; jmp again
-    program = Program("a loop", StartMode.LONG, b"\xe5\x80\x89\xc1\xff\xc9\x75\xfc\xeb\xf6")
-    best = 0.0
-    with _start(program, path) as run:
-        for turns in _TURNS:
-            run.answers.value = turns
-            ask = Access(Space.PIO, 0x80, 4, False, turns)
-            run.expect(ask)
-            for _ in range(3):
-                before = time.perf_counter()
-                run.expect(ask)
-                best = max(best, 2 * turns / (time.perf_counter() - before))
-            if best < FAST_RING0:
-                break  # more turns would take seconds
-    return best
+    with start(REAL_MODE, path) as trial:
+        trial.expect(MARK)
+        return trial.vcpu.rip_at_exit > layout.BOOT_SECTOR + REAL_MODE.code.index(_OUT_AL_HLT)

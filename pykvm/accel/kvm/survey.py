@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 
 from pykvm.accel.kvm import probe
+from pykvm.accel.kvm.behaviour import BEHAVIOUR, FAST_RING0
+from pykvm.accel.kvm.features import FEATURES
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vm import REQUIRED
 from pykvm.model.plain import record
@@ -48,6 +50,7 @@ _OPTIONAL = {
     "KVM_CAP_X86_SMM": "system management mode",
     "KVM_CAP_NESTED_STATE": "guests that are hypervisors, in snapshots",
 }
+_NAMED_MISSING = 4
 _HARDWARE_FEATURES = ("paging-32", "sse-ring0")
 
 
@@ -75,7 +78,8 @@ class Finding:
     Attributes:
         name: stable name.
         about: what was tried, in words.
-        value: the answer; None when there is none. A feature that does not work has False.
+        value: the answer; None when there is none. A feature has True or False for whether it works, and None where
+            the processor itself lacks it.
         problem: what happened instead; None where all went well.
     """
 
@@ -95,9 +99,8 @@ class Survey:
         problem: why it cannot be used and what mends that, one line; None when it opens.
         api_version: KVM_GET_API_VERSION; None when it does not open.
         capabilities: the required ones first.
-        features: one for each of `probe.FEATURES`; none when the device does not open.
-        behaviour: out_rip ("on", "past"), rep_outsb and rep_insb ("whole", "element"), ring0_speed (instructions
-            per second); none when the device does not open.
+        features: one for each of `features.FEATURES`; none when the device does not open.
+        behaviour: one for each of `behaviour.BEHAVIOUR`; none when the device does not open.
         modules: kernel modules of KVM, by their name only.
     """
 
@@ -117,8 +120,8 @@ class Survey:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of the features that do not work here."""
-        return tuple(finding.name for finding in self.features if not finding.value)
+        """Names of the features that the processor has, and that do not work here."""
+        return tuple(finding.name for finding in self.features if finding.value is False)
 
     @property
     def speed(self) -> int | None:
@@ -131,7 +134,7 @@ class Survey:
         """What executes ring 0, judged by speed and features: hardware, partial, emulated or unknown."""
         if self.speed is None:
             return "unknown"
-        if self.speed < probe.FAST_RING0:
+        if self.speed < FAST_RING0:
             return "emulated"
         return "partial" if set(_HARDWARE_FEATURES) & set(self.missing) else "hardware"
 
@@ -160,7 +163,9 @@ class Survey:
             return f"guests cannot run: the simplest one did not: {real}"
         if not self.missing:
             return "guests can run"
-        return f"guests can run, unless they need what does not work here: {', '.join(self.missing)}"
+        named, more = self.missing[:_NAMED_MISSING], len(self.missing) - _NAMED_MISSING
+        names = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+        return f"guests can run, unless they need what does not work here: {names}"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain data; `pykvm.cli.doctor` documents the keys."""
@@ -177,8 +182,7 @@ class Survey:
                 for item in self.capabilities
             },
             "features": {
-                item.name: {"works": bool(item.value), "about": item.about, "problem": item.problem}
-                for item in self.features
+                item.name: {"works": item.value, "about": item.about, "problem": item.problem} for item in self.features
             },
             "missing_features": list(self.missing),
             "behaviour": {
@@ -194,9 +198,9 @@ class Survey:
 
 
 def survey(path: str = "/dev/kvm") -> Survey:
-    """Look at the KVM behind `path`; never raises, and takes a fraction of a second.
+    """Look at the KVM behind `path`; never raises, and takes a second or less.
 
-    Where guests never exit, each probe's deadline makes it a few seconds.
+    Where guests never exit, the deadlines of the probes make it a few seconds.
     """
     problem: str | None = None
     version: int | None = None
@@ -231,7 +235,7 @@ def _capabilities(system: SystemFile) -> tuple[Capability, ...]:
 def _features(path: str) -> tuple[Finding, ...]:
     return tuple(
         _find(name, program.about, partial(_works, program, path), otherwise=False)
-        for name, program in probe.FEATURES.items()
+        for name, program in FEATURES.items()
     )
 
 
@@ -241,25 +245,14 @@ def _works(program: probe.Program, path: str) -> bool:
 
 
 def _behaviour(path: str) -> tuple[Finding, ...]:
-    return (
-        _find("out_rip", "where RIP stands at an out's exit", partial(_out_rip, path)),
-        _find("rep_outsb", "how many exits rep outsb makes", partial(_string, "outsb", path)),
-        _find("rep_insb", "how many exits rep insb makes", partial(_string, "insb", path)),
-        _find("ring0_speed", "instructions per second in ring 0", lambda: int(probe.ring0_speed(path))),
-    )
-
-
-def _out_rip(path: str) -> str:
-    return "past" if probe.out_is_past(path) else "on"
-
-
-def _string(name: str, path: str) -> str:
-    return "whole" if probe.string_is_whole(name, path) else "element"
+    return tuple(_find(name, question.about, partial(question.answer, path)) for name, question in BEHAVIOUR.items())
 
 
 def _find(name: str, about: str, ask: Callable[[], bool | str | int], otherwise: bool | None = None) -> Finding:
     try:
         return Finding(name, about, ask())
+    except probe.ProcessorLacksError as error:
+        return Finding(name, about, None, _text(error))
     except Exception as error:  # a probe that fails is a finding, whatever it fails with
         return Finding(name, about, otherwise, _text(error))
 
