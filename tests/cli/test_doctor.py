@@ -16,6 +16,7 @@ from pykvm.accel.kvm.features import FEATURES
 from pykvm.accel.kvm.survey import Finding, Survey, survey
 from pykvm.cli.doctor import _report
 from pykvm.errors import AcceleratorError, KvmError
+from tests.support import DEADLINE_S
 
 ROOT = Path(__file__).parents[2]
 NO_USABLE_KVM, HOST_FILE_FAILED = 69, 74

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pykvm import Machine
+from pykvm.bus import Dispatch
 from pykvm.model.exits import DebugExit, EmulationFailure, Exit, Halt, Interrupted, LimitReached, Shutdown
 from pykvm.model.image import StartMode
 from pykvm.trace.record import TraceRecord
@@ -228,14 +229,13 @@ def test_a_device_that_raises_is_asked_again(code: str) -> None:
     with code_machine("ba 80 00 b9 01 00" + code) as machine, stepping(machine):
         step(machine), step(machine)
         fails = [True]
-        real = type(machine.dispatch).__missing__
 
-        class Failing(type(machine.dispatch)):  # type: ignore[misc]
-            def __missing__(self, key: int) -> Any:
+        class Failing(Dispatch):
+            def __missing__(self, key: int) -> Callable[..., Any]:
                 if fails.pop():
                     fails.append(False)
                     raise RuntimeError("not now")
-                return real(self, key)
+                return super().__missing__(key)
 
         machine.dispatch = Failing(machine.bus)
         with pytest.raises(RuntimeError, match="not now"):

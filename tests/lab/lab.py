@@ -16,178 +16,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gzip
-import lzma
 import os
 import re
 import selectors
 import shlex
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import termios
 import time
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from whatever folder
+from tests.lab.parts import LabError, archive, build, cache_folder, say
+
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("qemu-system-x86", "busybox-static")
-KERNELS = ("linux-image-amd64", "linux-image-generic")  # Debian's name of the current one, and Ubuntu's
-MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "kvm-amd")
 BOOT_DEADLINE_S = 180.0
 """Forty times what it takes on an idle machine."""
 CONSOLE_LINES = 25
 USAGE, TIMED_OUT, FAILED, FILE_FAILED, INTERRUPTED = 64, 124, 125, 74, 130
-
-
-class LabError(Exception):
-    """The lab could not be set up or did not come up; one line that says why and what helps."""
-
-
-def say(text: str) -> None:
-    """Tell the user, on stderr, what the lab does."""
-    print(f"lab: {text}", file=sys.stderr, flush=True)
-
-
-# ---- what the lab is made of
-
-
-def call(command: list[str | Path], why: str) -> str:
-    """Return the output of a program.
-
-    Raises:
-        LabError: it failed; `why` says what it was to do.
-    """
-    try:
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    except OSError as error:
-        raise LabError(f"could not {why}: {command[0]}: {error.strerror}") from error
-    if result.returncode:
-        lines = (result.stderr or result.stdout).strip().splitlines() or [f"status {result.returncode}"]
-        raise LabError(f"could not {why}: {command[0]}: {lines[-1]}")
-    return result.stdout
-
-
-def cache_folder() -> Path:
-    """Return where the fetched parts are kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("PYKVM_LAB_CACHE") or f"{base}/pykvm-lab").expanduser().absolute()
-
-
-def download(folder: Path) -> list[Path]:
-    """Fetch the packages and all that they depend on into `folder`, by lists of packages of its own."""
-    if not shutil.which("apt-get"):
-        raise LabError("apt-get is missing: the lab is made of Debian's or Ubuntu's packages")
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True)
-    (folder / "state/status").touch()  # as if nothing were installed
-    apt: list[str | Path] = ["apt-get", "-qq", "-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
-    apt += [
-        "-o",
-        f"Dir::State::status={folder}/state/status",
-        "-o",
-        "APT::Install-Recommends=no",
-        "-o",
-        "APT::Sandbox::User=",
-    ]
-    call([*apt, "update"], "fetch the lists of packages")
-    install = [*apt, "--download-only", "--yes", "install", *PACKAGES]
-    known = call(["apt-cache", *apt[2:], "search", "--names-only", "^linux-image-"], "look for a kernel")
-    names = {line.split()[0] for line in known.splitlines()}
-    kernel = next((name for name in KERNELS if name in names), None)
-    if kernel is None:
-        raise LabError(f"apt knows no kernel package of the names {' or '.join(KERNELS)}")
-    call([*install, kernel], "fetch packages")
-    return sorted((folder / "cache/archives").glob("*.deb"))
-
-
-def unpack_module(path: Path) -> bytes:
-    """Return a kernel module as insmod takes it."""
-    if path.suffix == ".xz":
-        return lzma.decompress(path.read_bytes())
-    if path.suffix == ".zst":
-        return subprocess.run(["zstd", "-dc", path], check=True, capture_output=True).stdout
-    return path.read_bytes()
-
-
-def unpack_kernel(image: bytes) -> bytes:
-    """Return the ELF file inside a bzImage, which would unpack itself in emulated seconds; else the bzImage.
-
-    Source: Linux, Documentation/arch/x86/boot.rst, fields setup_sects, payload_offset and payload_length.
-    """
-    offset, length = struct.unpack_from("<II", image, 0x248)
-    payload = image[(image[0x1F1] + 1) * 512 + offset :][:length]
-    if payload.startswith(b"\xfd7zXZ"):
-        return lzma.LZMADecompressor().decompress(payload)
-    return gzip.decompress(payload[:-4]) if payload.startswith(b"\x1f\x8b") else image
-
-
-def add_modules(kernel: Path, tree: Path) -> None:
-    """Copy what `MODULES` and their dependencies are made of, and the order to load them in, into `tree`."""
-    folder = next(kernel.glob("**/lib/modules/*"))
-    files = {path.name.split(".")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
-    builtin = {Path(line).stem.replace("-", "_") for line in (folder / "modules.builtin").read_text().split()}
-    order: list[str] = []
-
-    def add(name: str) -> None:
-        name = name.replace("-", "_")
-        if name in builtin or f"{name}.ko" in order:
-            return
-        if name not in files:
-            raise LabError(f"the kernel {folder.name} has no module {name}")
-        module = unpack_module(files[name])
-        (tree / "lib" / f"{name}.ko").write_bytes(module)
-        depends = re.search(rb"\0depends=([^\0]+)\0", module)  # a string of its section .modinfo
-        for needed in depends[1].decode().split(",") if depends else ():
-            add(needed)
-        order.append(f"{name}.ko")
-
-    (tree / "lib").mkdir()
-    for name in MODULES:
-        add(name)
-    (tree / "modules").write_text("\n".join(order))
-
-
-def archive(tree: Path, busybox: Path) -> bytes:
-    """Return the files of `tree` as an archive for the kernel's initial file system."""
-    names = "".join(f"{path.relative_to(tree)}\n" for path in sorted(tree.rglob("*")))
-    cpio: list[str | Path] = [busybox, "cpio", "-o", "-H", "newc", "-R", "0:0"]
-    return subprocess.run(cpio, cwd=tree, input=names.encode(), check=True, capture_output=True).stdout
-
-
-def build(target: Path) -> None:
-    """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`."""
-    say(f"fetching {', '.join(PACKAGES)} and the current kernel as packages into {target} (once, some 100 MB)")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as name:
-        new, parts = Path(name) / "lab", Path(name) / "parts"
-        root, kernel, tree = new / "root", parts / "kernel", parts / "tree"
-        for folder in (root, kernel, tree / "bin", *(tree / name for name in ("dev", "proc", "sys"))):
-            folder.mkdir(parents=True)
-        versions = []
-        for package in download(parts):
-            is_kernel = package.name.startswith(("linux-image-", "linux-modules-"))
-            call(["dpkg-deb", "-x", package, kernel if is_kernel else root], f"unpack {package.name}")
-            if re.match(r"linux-image-[0-9]|qemu-system-x86_", package.name):
-                name, version = package.name.split("_")[:2]
-                versions.append(f"{name} {urllib.parse.unquote(version)}")
-        busybox = next(path for path in (root / "bin/busybox", root / "usr/bin/busybox") if path.exists())
-        shutil.copy(busybox, tree / "bin/busybox")
-        add_modules(kernel, tree)
-        (new / "kernel").write_bytes(unpack_kernel(next(kernel.glob("**/vmlinuz-*")).read_bytes()))
-        (new / "initrd").write_bytes(archive(tree, busybox))
-        (new / "version").write_text(", ".join(versions))
-        with contextlib.suppress(FileExistsError):
-            new.rename(target)
-    say(f"fetched {(target / 'version').read_text()}")
-
-
-# ---- a run
 
 
 def qemu(lab: Path, memory_mib: int, cpus: int) -> list[str | Path]:

@@ -1,4 +1,4 @@
-"""The instruction that started a triple fault is found, also where KVM has reset the CPU by the time that it says so."""
+"""The instruction that started a triple fault is found, also where KVM has reset the CPU by then."""
 
 from __future__ import annotations
 
