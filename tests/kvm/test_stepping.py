@@ -278,6 +278,7 @@ def test_a_long_repeated_instruction_can_be_interrupted(stop: str) -> None:
                 timer = threading.Timer(0.05, machine.vcpu.kick if stop == "kick" else int)
                 timer.start()
                 assert step(machine) == Interrupted()
+                timer.cancel()
                 timer.join()
                 machine.vcpu.set_deadline(DEADLINE_S)
             assert rip(machine) == 0x10000C

@@ -34,11 +34,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / path.name).symlink_to(path)
     tools = folder / ".venv/bin"
     tools.mkdir(parents=True)
-    (tools / "python").symlink_to(sys.executable)
     for mark in ("installed", "test-installed"):
         (folder / ".venv" / mark).touch()
-    (tools / "pykvm").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pykvm "$@"\n')
-    (tools / "pykvm").chmod(0o755)
+    for name, arguments in {"pykvm": "-m pykvm", "python": ""}.items():
+        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        (tools / name).chmod(0o755)
     return folder
 
 
