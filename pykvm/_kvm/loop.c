@@ -266,8 +266,8 @@ static uint32_t pykvm_take_posted(struct pykvm_loop *loop, uint32_t *values, uin
 static void pykvm_posted_taken(struct pykvm_loop *loop) { loop->replayed = loop->taken; }
 
 /* Complete the access in KVM without running guest code, so that the registers are those after it. Returns 0,
- * 1 when KVM reported another exit of that instruction instead, or -errno (EBUSY: the access is not served yet, or is one element of
- * a string instruction that has more). */
+ * 1 when KVM reported another exit of that instruction instead, or -errno (EBUSY: the access is not served yet, or is
+ * one element of a string instruction that has more). */
 static int pykvm_settle(struct pykvm_loop *loop)
 {
     if (loop->remaining || loop->outstanding) return -EBUSY;
