@@ -46,6 +46,10 @@ class GuestMemory:
     Args:
         size: bytes, a multiple of 4096, from 4096 to 2**40.
 
+    Attributes:
+        regions: in the order of their addresses.
+        changes: how many times `write` and `write_int` have been called; not what is done to a region's buffer.
+
     Raises:
         ConfigurationError: `size` is out of range, or the host has no room for it.
     """
@@ -54,6 +58,7 @@ class GuestMemory:
         if not PAGE_BYTES <= size <= MAX_BYTES or size % PAGE_BYTES:
             raise ConfigurationError(f"memory of {size} bytes: must be a multiple of 4096, from 4K to 1024G")
         self.size = size
+        self.changes = 0
         self.regions = [MemoryRegion(0, min(size, HOLE_START))]
         if size > HOLE_START:
             self.regions.append(MemoryRegion(HOLE_END, size - HOLE_START))
@@ -90,6 +95,7 @@ class GuestMemory:
         """
         view = memoryview(data).cast("B")
         region = self.region(address, len(view))
+        self.changes += 1
         offset = address - region.address
         region.buffer[offset : offset + len(view)] = view
 

@@ -74,6 +74,7 @@ class Machine:
     ) -> None:
         self._vm: KvmVm | None = None
         self.image: Image | None = None
+        self._loaded: tuple[int, int] | None = None
         self._soon: deque[Callable[[], None]] = deque()
         self._stop: Outcome | None = None
         self._deadline: float | None = None
@@ -152,6 +153,7 @@ class Machine:
             ImageError: it does not fit the memory, or lies on the tables that its mode needs.
             ConfigurationError: its entry cannot be reached in its mode.
         """
+        is_fresh = self._host_changes() == (0, 0)
         registers, system = start_state(image.mode, image.entry, self.memory)
         for segment in image.segments:
             end = segment.address + len(segment.data)
@@ -170,6 +172,15 @@ class Machine:
         self.vcpu.set_system_registers(system)
         self.vcpu.set_registers(registers)
         self.image = image
+        self._loaded = self._host_changes() if is_fresh else None
+
+    def _host_changes(self) -> tuple[int, int]:
+        return self.memory.changes, self.vcpu.changes
+
+    @property
+    def runs_by_itself(self) -> bool:
+        """The host has written memory and registers only to `load` one image; devices count as the host."""
+        return self._loaded == self._host_changes()
 
     def attach(self, device: Device, *, port: int | None = None, address: int | None = None) -> Device:
         """Put `device` at an I/O port or a guest-physical address, and return it.

@@ -145,6 +145,7 @@ class Vcpu(PortTables, Protocol):
     """A virtual CPU, whatever runs it. It belongs to the thread that runs it, except for `kick`."""
 
     index: int
+    changes: int
 
     def run(self, dispatch: AccessTable) -> Exit:
         """Run until the guest stops for a reason other than an access."""

@@ -62,13 +62,14 @@ def rerun_to_fault(machine: Machine) -> Machine | None:
     stepping to one that such a handler made: then it stands at the instruction whose handler ended in the fault.
 
     Returns:
-        None when it cannot be found: the guest was not loaded from an image or has more accesses behind it than are
-        kept, does not do the same again (for example by a clock that it reads), or runs for more than
-        `STEPS_TIMEOUT_S` by single steps after its last access.
+        None when it cannot be found: the host has changed the guest since its image was loaded, or the guest has more
+        accesses behind it than are kept, does not do the same again (for example by a clock that it reads), or runs
+        for more than `STEPS_TIMEOUT_S` by single steps after its last access.
     """
     records = machine.last_records(ALL_RECORDS)
     accesses = [record.exit for record in records if isinstance(record.exit, Access)]
-    if machine.image is None or not records or records[0].number != 1 or len(accesses) != len(records) - 1:
+    is_all = records and records[0].number == 1 and len(accesses) == len(records) - 1
+    if machine.image is None or not machine.runs_by_itself or not is_all:
         return None
     again = Machine(machine.memory.size)
     found = False

@@ -135,3 +135,21 @@ def test_the_autopsy_shows_the_fault_wherever_it_is_run() -> None:
     assert "at RIP: 0f 0b  ud2" in text
     assert f"rip {START + 15:016x}" in text
     assert "rax 0000000000000007" in text
+
+
+def test_a_guest_that_the_host_has_changed_is_not_repeated() -> None:
+    # lidt; ud2, which the host has put in the place of a hlt
+    with code_machine(f"{NO_IDT} f4 f4", StartMode.LONG) as machine:
+        machine.memory.write(START + 8, bytes.fromhex(UD2))
+        assert machine.run(DEADLINE_S).reason is Reason.CRASHED
+        assert rerun_to_fault(machine) is None
+
+
+def test_a_guest_that_was_loaded_upon_another_is_not_repeated() -> None:
+    with code_machine(UD2, StartMode.LONG) as machine:
+        image = machine.image
+        assert image is not None
+        assert machine.runs_by_itself
+        machine.load(image)
+        assert machine.run(DEADLINE_S).reason is Reason.CRASHED
+        assert rerun_to_fault(machine) is None

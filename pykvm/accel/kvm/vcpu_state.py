@@ -28,11 +28,13 @@ class VcpuState:
 
     Attributes:
         has_run: the vCPU has been run, so that its CPUID is fixed.
+        changes: how many times its registers or CPUID answers have been set.
     """
 
     def __init__(self, file: VcpuFile) -> None:
         self.file = file
         self.has_run = False
+        self.changes = 0
         self._loop: CData = ffi.NULL
         self._is_stale = True
 
@@ -75,7 +77,7 @@ class VcpuState:
         """Set the general registers."""
         self.settle()
         self.file.set_regs(to_kvm_regs(registers))
-        self._is_stale = True
+        self._changed()
 
     def system_registers(self) -> SystemRegisters:
         """Return segments, tables and control registers."""
@@ -93,6 +95,10 @@ class VcpuState:
         sregs = self.file.get_sregs()
         store_sregs(system, sregs)
         self.file.set_sregs(sregs)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.changes += 1
         self._is_stale = True
 
     def translate(self, linear: int) -> int | None:
@@ -114,6 +120,7 @@ class VcpuState:
         if self.has_run:
             raise ConfigurationError("the guest has run; set its CPUID before")
         self.file.set_cpuid2(entries)
+        self._changed()
 
     def set_tsc(self, value: int) -> bool:
         """Set the guest's time-stamp counter, which then counts on from `value` (64 bits).
