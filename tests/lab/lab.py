@@ -20,7 +20,6 @@ import os
 import re
 import selectors
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from whatever folder
-from tests.lab.parts import LabError, archive, build, cache_folder, say
+from tests.lab.parts import LabError, archive, build, cache_folder, first, is_lab, say
 
 HERE = Path(__file__).resolve().parent
 BOOT_DEADLINE_S = 180.0
@@ -69,6 +68,10 @@ def script(command: list[str]) -> str:
     return "\n".join([*lines, f"cd {shlex.quote(os.getcwd())} || exit 125", f"exec {wanted}", ""])
 
 
+class OutputError(Exception):
+    """Whoever reads stdout or stderr has gone, or a disk is full."""
+
+
 class Run:
     """One start of the lab.
 
@@ -100,7 +103,7 @@ class Run:
             self._pipe(2, 1)
             self._pipe(3, 2)
         self._pipe(4, -1)
-        busybox = next(lab.glob("root/**/bin/busybox"))
+        busybox = first(lab / "root", "bin/busybox", "usr/bin/busybox")
         (folder / "initrd").write_bytes((lab / "initrd").read_bytes() + archive(folder / "files", busybox))
 
     def _port(self, kind: str, number: int, backend: str, options: str) -> None:
@@ -180,8 +183,11 @@ class Run:
             self._reports += data
             return len(data)
         rest = data
-        while rest:
-            rest = rest[os.write(self._ours[ours], rest) :]
+        try:
+            while rest:
+                rest = rest[os.write(self._ours[ours], rest) :]
+        except OSError as error:
+            raise OutputError(f"could not write what the command prints: {error.strerror}") from error
         return len(data)
 
     def _tail(self) -> str:
@@ -245,9 +251,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         lab = cache_folder()
-        if options.fetch:
-            shutil.rmtree(lab, ignore_errors=True)
-        if not (lab / "version").exists():
+        if options.fetch or not is_lab(lab):
             build(lab)
         with tempfile.TemporaryDirectory(prefix="pykvm-lab-") as folder:
             if not options.command:
@@ -263,8 +267,13 @@ def main(arguments: list[str]) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
+    except OutputError as error:
+        if error.__cause__ and not isinstance(error.__cause__, BrokenPipeError):
+            say(str(error))
         return FILE_FAILED
+    except OSError as error:
+        say(f"{error.filename or 'the host'}: {error.strerror}")
+        return FAILED
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import lzma
 import os
@@ -29,18 +28,19 @@ def say(text: str) -> None:
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
-def call(command: list[str | Path], why: str) -> str:
+def call(command: list[str | Path], why: str, stdin: bytes = b"", folder: Path | None = None) -> bytes:
     """Return the output of a program.
 
     Raises:
         LabError: it failed; `why` says what it was to do.
     """
     try:
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        result = subprocess.run(command, input=stdin, cwd=folder, capture_output=True)
     except OSError as error:
         raise LabError(f"could not {why}: {command[0]}: {error.strerror}") from error
     if result.returncode:
-        lines = (result.stderr or result.stdout).strip().splitlines() or [f"status {result.returncode}"]
+        text = (result.stderr or result.stdout).decode(errors="replace")
+        lines = text.strip().splitlines() or [f"status {result.returncode}"]
         raise LabError(f"could not {why}: {command[0]}: {lines[-1]}")
     return result.stdout
 
@@ -70,7 +70,7 @@ def download(folder: Path) -> list[Path]:
     call([*apt, "update"], "fetch the lists of packages")
     install = [*apt, "--download-only", "--yes", "install", *PACKAGES]
     known = call(["apt-cache", *apt[2:], "search", "--names-only", "^linux-image-"], "look for a kernel")
-    names = {line.split()[0] for line in known.splitlines()}
+    names = {line.split()[0] for line in known.decode().splitlines()}
     kernel = next((name for name in KERNELS if name in names), None)
     if kernel is None:
         raise LabError(f"apt knows no kernel package of the names {' or '.join(KERNELS)}")
@@ -83,7 +83,7 @@ def unpack_module(path: Path) -> bytes:
     if path.suffix == ".xz":
         return lzma.decompress(path.read_bytes())
     if path.suffix == ".zst":
-        return subprocess.run(["zstd", "-dc", path], check=True, capture_output=True).stdout
+        return call(["zstd", "-dc", path], "unpack a kernel module")
     return path.read_bytes()
 
 
@@ -101,7 +101,7 @@ def unpack_kernel(image: bytes) -> bytes:
 
 def add_modules(kernel: Path, tree: Path) -> None:
     """Copy what `MODULES` and their dependencies are made of, and the order to load them in, into `tree`."""
-    folder = next(kernel.glob("**/lib/modules/*"))
+    folder = first(kernel, "**/lib/modules/*")
     files = {path.name.split(".")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
     builtin = {Path(line).stem.replace("-", "_") for line in (folder / "modules.builtin").read_text().split()}
     order: list[str] = []
@@ -129,11 +129,33 @@ def archive(tree: Path, busybox: Path) -> bytes:
     """Return the files of `tree` as an archive for the kernel's initial file system."""
     names = "".join(f"{path.relative_to(tree)}\n" for path in sorted(tree.rglob("*")))
     cpio: list[str | Path] = [busybox, "cpio", "-o", "-H", "newc", "-R", "0:0"]
-    return subprocess.run(cpio, cwd=tree, input=names.encode(), check=True, capture_output=True).stdout
+    return call(cpio, "make the initial file system", names.encode(), tree)
+
+
+def first(folder: Path, *patterns: str) -> Path:
+    """Return a file of the packages.
+
+    Raises:
+        LabError: there is none.
+    """
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    if not found:
+        raise LabError(f"the packages have no {patterns[0]}")
+    return found[0]
+
+
+def is_lab(folder: Path) -> bool:
+    """Tell whether `build` has made a folder."""
+    return (folder / "version").is_file() and (folder / "initrd").is_file()
 
 
 def build(target: Path) -> None:
-    """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`."""
+    """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`.
+
+    One that is there already serves until its successor is complete.
+    """
+    if not is_lab(target) and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise LabError(f"{target} exists and is not the lab's; remove it, or name another folder as PYKVM_LAB_CACHE")
     say(f"fetching {', '.join(PACKAGES)} and the current kernel as packages into {target} (once, some 100 MB)")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as name:
@@ -146,14 +168,15 @@ def build(target: Path) -> None:
             is_kernel = package.name.startswith(("linux-image-", "linux-modules-"))
             call(["dpkg-deb", "-x", package, kernel if is_kernel else root], f"unpack {package.name}")
             if re.match(r"linux-image-[0-9]|qemu-system-x86_", package.name):
-                name, version = package.name.split("_")[:2]
-                versions.append(f"{name} {urllib.parse.unquote(version)}")
-        busybox = next(path for path in (root / "bin/busybox", root / "usr/bin/busybox") if path.exists())
+                package_name, version = package.name.split("_")[:2]
+                versions.append(f"{package_name} {urllib.parse.unquote(version)}")
+        busybox = first(root, "bin/busybox", "usr/bin/busybox")
         shutil.copy(busybox, tree / "bin/busybox")
         add_modules(kernel, tree)
-        (new / "kernel").write_bytes(unpack_kernel(next(kernel.glob("**/vmlinuz-*")).read_bytes()))
+        (new / "kernel").write_bytes(unpack_kernel(first(kernel, "**/vmlinuz-*").read_bytes()))
         (new / "initrd").write_bytes(archive(tree, busybox))
         (new / "version").write_text(", ".join(versions))
-        with contextlib.suppress(FileExistsError):
-            new.rename(target)
+        if is_lab(target):
+            target.rename(Path(name) / "old")  # programs that run from it go on
+        new.rename(target)
     say(f"fetched {(target / 'version').read_text()}")

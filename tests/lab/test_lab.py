@@ -210,6 +210,28 @@ def test_a_lab_that_does_not_come_up_is_a_failure(broken: Path, part: str) -> No
     assert b"lab: it ended before the command did; its console ends with:" in result.stderr
 
 
+def test_a_folder_that_is_not_its_own_is_let_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    for options in (("--fetch",), ()):
+        result = lab(*options, "--", "true", env={**os.environ, "PYKVM_LAB_CACHE": str(tmp_path)})
+        assert result.returncode == 125
+        assert error(result).startswith(f"lab: {tmp_path} exists and is not the lab's; ")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_folder_that_cannot_be_made() -> None:
+    result = lab("--", "true", env={**os.environ, "PYKVM_LAB_CACHE": "/proc/none/lab"})
+    assert result.returncode == 125
+    assert re.fullmatch(r"lab: /proc/none: .*", result.stderr.decode().splitlines()[-1])
+
+
+def test_a_full_disk() -> None:
+    with open("/dev/full", "wb") as full:
+        result = lab("--", "echo", "much", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 74
+    assert error(result) == "lab: could not write what the command prints: No space left on device"
+
+
 def test_without_packages_it_says_what_is_missing(tmp_path: Path) -> None:
     config = tmp_path / "apt.conf"
     config.write_text('Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "/dev/null";\n')
