@@ -35,10 +35,18 @@ static const uint8_t *in_ram(struct pykvm_loop *loop, uint64_t address, uint64_t
     return NULL;
 }
 
+/* Whether the processor takes `linear` for an address at all, with 57 or 48 bits (Intel SDM vol. 1, 3.3.7.1). */
+static int is_canonical(const struct kvm_sregs *sregs, uint64_t linear)
+{
+    int unused = sregs->cr4 & 0x1000 ? 7 : 16;
+    return (int64_t)(linear << unused) >> unused == (int64_t)linear;
+}
+
 static const uint8_t *in_guest(struct pykvm_loop *loop, uint64_t linear, uint64_t *valid)
 {
     if (loop->run->s.regs.sregs.cr0 & 0x80000000) {
         struct kvm_translation walk = { .linear_address = linear };
+        if (!is_canonical(&loop->run->s.regs.sregs, linear)) return NULL;   /* for some KVMs it is address 0 */
         if (ioctl(loop->fd, KVM_TRANSLATE, &walk) || !walk.valid) return NULL;
         linear = walk.physical_address;
     }

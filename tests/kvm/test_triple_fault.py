@@ -77,3 +77,24 @@ def test_real_mode_without_an_interrupt_table() -> None:
             check_crash(machine, 0x7C09)
         else:
             assert outcome.exit == Halt()
+
+
+@pytest.mark.parametrize("address", [1 << 55, 1 << 47, (1 << 64) - (1 << 48), (1 << 63) | 1 << 12])
+def test_no_instruction_is_shown_at_what_is_no_address(address: int) -> None:
+    with code_machine("90", LONG) as machine:
+        assert machine.vcpu.translate(0) == 0
+        assert machine.vcpu.translate(address) is None
+        registers = machine.vcpu.registers()
+        registers.rip = address
+        machine.vcpu.set_registers(registers)
+        outcome = machine.run(DEADLINE_S)
+        assert outcome.reason is Reason.CRASHED
+        assert [record.instruction for record in machine.last_records(10)] == [""]
+
+
+def test_a_return_to_what_is_no_address() -> None:
+    # movabs rax, 0x80000000000000; push rax; ret: processors differ in which side of the jump the fault is on
+    with code_machine("48 b8 00 00 00 00 00 00 80 00 50 c3", LONG) as machine:
+        outcome = machine.run(DEADLINE_S)
+        text = "\n".join(autopsy(machine, outcome))
+        assert "at RIP: c3  ret" in text or "at RIP: no memory at linear address 0x80000000000000" in text

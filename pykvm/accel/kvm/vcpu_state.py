@@ -16,6 +16,7 @@ from pykvm.model.registers import Registers, SystemRegisters
 __all__ = ["VcpuState"]
 
 _MSR_TSC = 0x10
+_CR4_LA57 = 1 << 12
 _FASTEST_TSC = 4
 """How many times as fast as the host's a guest's time-stamp counter may count at most."""
 
@@ -103,6 +104,9 @@ class VcpuState:
 
     def translate(self, linear: int) -> int | None:
         """Return the guest-physical address behind a linear one as the CPU is now; None where nothing is mapped."""
+        unused = 7 if self.file.get_sregs().cr4 & _CR4_LA57 else 16
+        if linear >> 63 - unused not in (0, (2 << unused) - 1):
+            return None  # not canonical, which KVM does not look at
         walk = self.file.translate(linear)
         return int(walk.physical_address) if walk.valid else None
 
