@@ -10,17 +10,17 @@ SOURCES := pyproject.toml setup.py $(shell find pykvm -name '*.py' -o -name '*.c
 .PHONY: help hello test test-stock test-lab shell-stock lint format check bench guests clean
 
 help:
-	@echo 'make hello   install into .venv and boot guests/hello.bin'
-	@echo 'make test    install into .venv and run the tests; ARGS="..." goes to pytest'
+	@echo 'make hello        install into .venv and boot guests/hello.bin'
+	@echo 'make test         install into .venv and run the tests; ARGS="..." goes to pytest'
 	@echo 'make test-stock   run the tests that run guests on a stock KVM, in the lab; ARGS="..." goes to pytest'
 	@echo 'make test-lab     test the lab, and compare what guests do here and in it'
-	@echo 'make shell-stock  a shell in the lab'
-	@echo 'make lint    format, lint, types, import layers, docstrings'
-	@echo 'make check   lint and test'
-	@echo 'make format  put the code into the format that lint asks for'
-	@echo 'make bench   measure the exit path against a bare C loop, and a whole boot'
-	@echo 'make guests  assemble the guests, with .asm and .sym beside each'
-	@echo 'make clean   remove everything that was built'
+	@echo 'make shell-stock  a shell in the lab, with pykvm'
+	@echo 'make lint         format, lint, types, import layers, docstrings'
+	@echo 'make check        lint and test'
+	@echo 'make format       put the code into the format that lint asks for'
+	@echo 'make bench        measure the exit path against a bare C loop, and a whole boot'
+	@echo 'make guests       assemble the guests, with .asm and .sym beside each'
+	@echo 'make clean        remove everything that was built'
 
 hello: $(VENV)/installed
 	@$(BIN)/pykvm boot guests/hello.bin
@@ -37,7 +37,7 @@ test-lab: $(VENV)/test-installed
 	$(BIN)/python -m pytest tests/lab $(ARGS)
 
 shell-stock: $(VENV)/installed
-	@tests/lab/lab.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/lab/lab.py
 
 lint: $(VENV)/lint-installed
 	$(BIN)/ruff format --check .
