@@ -92,7 +92,7 @@ class Run:
         (folder / "files").mkdir()
         (folder / "files/init").write_bytes((HERE / "init").read_bytes())
         (folder / "files/init").chmod(0o755)
-        (folder / "files/command").write_text(script(options.command))
+        (folder / "files/command").write_bytes(os.fsencode(script(options.command)))
         if self._terminal:
             size = os.get_terminal_size(1)
             known = size.lines and size.columns

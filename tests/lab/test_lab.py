@@ -56,6 +56,11 @@ def test_bytes_come_back_as_they_are(tmp_path: Path) -> None:
     assert lab("--", "cat", str(path)).stdout == data
 
 
+def test_arguments_and_environment_may_be_any_bytes() -> None:
+    result = lab("--", "sh", "-c", 'printf "%s" "$MARK" "$1"', "", "\udcff\n'", env={**os.environ, "MARK": '\udcfe\n"'})
+    assert (result.stdout, result.returncode) == (b"\xfe\n\"\xff\n'", 0)
+
+
 def test_the_kvm_in_it_is_stock() -> None:
     result = lab("--", *PYKVM, "doctor", "--json")
     assert result.returncode == 0, result.stderr
