@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pykvm.errors import PykvmError
 from pykvm.machine import Machine, Outcome
 from pykvm.model.exits import EmulationFailure, Shutdown
 from pykvm.model.registers import CpuMode, Registers, SystemRegisters
+from pykvm.report.code import INSTRUCTION_BYTES, read_linear
 from pykvm.report.rerun import rerun_to_fault
 from pykvm.trace.text import line
 
@@ -30,12 +30,12 @@ def autopsy(machine: Machine, outcome: Outcome) -> Iterator[str]:
 
 def _before_the_reset(machine: Machine, outcome: Outcome) -> Iterator[str]:
     again = rerun_to_fault(machine)
-    if again is None:
-        yield "  registers: lost, this KVM resets the CPU at a triple fault, and a second run did not lead to it"
+    if again.machine is None:
+        yield f"  registers: lost, this KVM resets the CPU at a triple fault; not found by a second run: {again.note}"
         return
-    with again:
-        yield "  this KVM resets the CPU at a triple fault; a second run found what came before the instruction:"
-        yield from _state(again, outcome)
+    with again.machine as second:
+        yield f"  this KVM resets the CPU at a triple fault; a second run came to it {again.note}:"
+        yield from _state(second, outcome)
 
 
 def _state(machine: Machine, outcome: Outcome) -> Iterator[str]:
@@ -63,22 +63,8 @@ def _instruction(machine: Machine, outcome: Outcome, registers: Registers, syste
     from pykvm.trace.instruction import disassemble
 
     failed = outcome.exit.instruction if isinstance(outcome.exit, EmulationFailure) else b""
-    code = failed or _code(machine, system.cs.base + registers.rip)
+    code = failed or read_linear(machine, system.cs.base + registers.rip, INSTRUCTION_BYTES)
     if not code:
         return f"no memory at linear address {system.cs.base + registers.rip:#x}"
     size, text = disassemble(code, system.mode(registers.rflags), registers.rip)
     return f"{code[:size].hex(' ')}  {text}" if size else f"{code.hex(' ')}  (no instruction)"
-
-
-def _code(machine: Machine, linear: int) -> bytes:
-    """Return up to 15 bytes of code at a linear address, none where it is not mapped to RAM."""
-    found = b""
-    for at in range(linear, linear + 15):
-        try:
-            physical = machine.vcpu.translate(at)
-            if physical is None:
-                break
-            found += machine.memory.read(physical, 1)
-        except PykvmError:
-            break
-    return found

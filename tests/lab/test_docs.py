@@ -34,11 +34,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / path.name).symlink_to(path)
     tools = folder / ".venv/bin"
     tools.mkdir(parents=True)
-    for mark in ("installed", "test-installed"):
-        (folder / ".venv" / mark).touch()
     for name, arguments in {"pykvm": "-m pykvm", "python": ""}.items():
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         (tools / name).chmod(0o755)
+    for mark in ("installed", "test-installed"):
+        (folder / ".venv" / mark).touch()
+    plan = subprocess.run(["make", "-n", "test-stock", "shell-stock"], cwd=folder, capture_output=True, check=True)
+    assert b"pip" not in plan.stdout, "it would install this folder into the real environment"
     return folder
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +12,7 @@ import pytest
 
 from pykvm import Device, Machine, Reason, Register
 from pykvm.model.exits import Shutdown
-from pykvm.model.image import StartMode
+from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.report import rerun
 from pykvm.report.autopsy import autopsy
 from pykvm.report.rerun import rerun_to_fault
@@ -34,21 +37,30 @@ def crashed(code: str, device: Device | None = None) -> Iterator[Machine]:
 
 
 def found(code: str, device: Device | None = None) -> tuple[int, int, int] | None:
-    """Return RIP, RAX and CR3 at the fault of some code; None if it is not found."""
+    """Return RIP, RAX and CR3 at the fault of some code, found for certain; None if it is not found."""
     with crashed(code, device) as machine:
         again = rerun_to_fault(machine)
-        if again is None:
+        if again.machine is None:
+            assert again.note
             return None
-        with again:
-            registers, system = again.vcpu.registers(), again.vcpu.system_registers()
-            assert machine.outcome is not None
-            assert isinstance(machine.outcome.exit, Shutdown)
-            if not machine.outcome.exit.was_reset:
-                kept = machine.vcpu.registers()
-                kept.rflags &= ~RESUME_FLAG
-                assert registers == kept
-                assert system.cs == machine.vcpu.system_registers().cs
-            return registers.rip, registers.rax, system.cr3
+        assert again.note == rerun.EXACT
+        return compared(machine, again)
+
+
+def compared(machine: Machine, again: rerun.Rerun) -> tuple[int, int, int]:
+    """Return RIP, RAX and CR3 of what a second run has found; if that is certain, they must be those that KVM kept."""
+    assert again.machine is not None
+    with again.machine as second:
+        registers, system = second.vcpu.registers(), second.vcpu.system_registers()
+    assert machine.outcome is not None
+    assert isinstance(machine.outcome.exit, Shutdown)
+    if not machine.outcome.exit.was_reset and again.note == rerun.EXACT:
+        kept = machine.vcpu.registers()
+        kept.rflags &= ~RESUME_FLAG
+        registers.rflags &= ~RESUME_FLAG
+        assert registers == kept
+        assert system.cs == machine.vcpu.system_registers().cs
+    return registers.rip, registers.rax, system.cr3
 
 
 def tables(machine: Machine) -> int:
@@ -123,9 +135,118 @@ def test_a_run_of_which_not_all_is_kept_is_not_repeated() -> None:
 
 
 def test_a_long_way_to_the_fault_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rerun, "STEPS_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(rerun, "TIMEOUT_S", 0.05)
     # lidt; mov $100000,%ecx; dec %ecx; jnz; ud2
     assert found(f"{NO_IDT} b9 a0 86 01 00 ff c9 75 fc {UD2}") is None
+
+
+# lea h(%rip),%rax; mov %ax,idt+96(%rip); mov %cs,%cx; mov %cx,idt+98(%rip); movw $0x8e00,idt+100(%rip);
+# shr $16,%rax; mov %ax,idt+102(%rip); lidt d(%rip), with the table at 0x70000 and its descriptor at 0x60010
+def with_handler(code: str, handler: str) -> str:
+    """Return code whose #UD goes to `handler`."""
+    at = START + 57 + len(bytes.fromhex(code))
+    return " ".join(
+        (
+            f"b8 {at.to_bytes(4, 'little').hex()}",  # mov $handler,%eax
+            "66 89 04 25 60 00 07 00",  # mov %ax,0x70060
+            "66 c7 04 25 62 00 07 00 18 00",  # movw $0x18,0x70062
+            "66 c7 04 25 64 00 07 00 00 8e",  # movw $0x8e00,0x70064
+            "c1 e8 10",  # shr $16,%eax
+            "66 89 04 25 66 00 07 00",  # mov %ax,0x70066
+            "0f 01 1c 25 00 00 06 00",  # lidt 0x60000, set up below
+            "90 90 90 90 90",
+            code,
+            handler,
+        )
+    )
+
+
+@contextmanager
+def crashed_with_table(code: str) -> Iterator[Machine]:
+    """Run code whose IDT descriptor lies in its image, 32 KiB after its start."""
+    machine = Machine("2M")
+    descriptor = (0xFFF).to_bytes(2, "little") + (0x70000).to_bytes(8, "little")
+    segments = LoadSegment(START, bytes.fromhex(code)), LoadSegment(0x60000, descriptor)
+    with machine:
+        machine.load(Image("table", segments, START, StartMode.LONG))
+        assert machine.run(DEADLINE_S).reason is Reason.CRASHED
+        yield machine
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "0f 01 1c 25 10 00 06 00 0f 0b",  # lidt of zeros; ud2: it crashes itself
+        "48 83 c4 28 b9 64 00 00 00 ff c9 75 fc 0f 01 1c 25 10 00 06 00 0f 0b",  # drops its frame and runs on to that
+    ],
+)
+def test_a_fault_beyond_a_handler_is_not_told_for_certain_where_steps_do_not_show_it(handler: str) -> None:
+    with crashed_with_table(with_handler(UD2, handler)) as machine:
+        again = rerun_to_fault(machine)
+        place = compared(machine, again)
+        at_crash = START + 57 + 2 + len(bytes.fromhex(handler)) - 2
+        assert again.note == (rerun.EXACT if place[0] == at_crash else rerun.UNSEEN_HANDLER)
+
+
+def test_an_exception_that_was_handled_before_does_no_harm() -> None:
+    # ud2, whose handler steps over it: addq $2,(%rsp); then lidt of zeros; ud2
+    with crashed_with_table(
+        with_handler(f"{UD2} 0f 01 1c 25 10 00 06 00 {UD2}", "48 83 04 24 02 0f 01 1c 25 10 00 06 00 48 cf")
+    ) as machine:
+        again = rerun_to_fault(machine)
+        # On the way is an iretq, which only KVMs show that step through handlers.
+        assert again.machine is None or compared(machine, again)[0] == START + 57 + 10
+
+
+@pytest.mark.parametrize("shadow", ["fb", "8e d0", "66 8e d0"])  # sti; mov %eax,%ss
+def test_a_step_of_two_instructions_is_said(shadow: str) -> None:
+    size = len(bytes.fromhex(shadow))
+    # lidt; mov $0x10,%eax; sti or mov to ss; ud2
+    with crashed(f"{NO_IDT} b8 10 00 00 00 {shadow} {UD2}") as machine:
+        again = rerun_to_fault(machine)
+        at = compared(machine, again)[0]
+        assert (at, again.note) in (
+            (START + 13, rerun.UNSEEN_NEXT),
+            (START + 13 + size, rerun.EXACT),
+        )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "9c 58",  # pushf; pop %rax
+        "9c 58 0d 00 01 00 00 50 9d 90 90",  # pushf; pop %rax; or $0x100,%eax; push %rax; popf; nop; nop
+        "0f 31",  # rdtsc
+        "0f 31 a8 10 74 02 90 90",  # rdtsc; test $0x10,%al; jz over two nops
+        "f3 0f 31",  # the same with a prefix that means nothing
+    ],
+)
+def test_what_steps_would_change_or_a_clock_decides_is_not_told(code: str) -> None:
+    assert found(f"{NO_IDT} {code} {UD2}") is None
+
+
+def test_real_mode_has_handlers_unless_its_table_is_empty() -> None:
+    # lidt [0x7c10], zeros; ud2
+    for limit, note in ((b"\0\0", rerun.EXACT), (b"\x01\0", rerun.EXACT)):
+        code = bytes.fromhex("0f 01 1e 10 7c 0f 0b").ljust(16, b"\xf4") + limit + bytes(4)
+        with code_machine(code) as machine:
+            machine.run(DEADLINE_S, max_exits=100)
+            assert machine.outcome is not None
+            if machine.outcome.reason is Reason.CRASHED:  # some KVMs do not look at the limit
+                again = rerun_to_fault(machine)
+                assert (compared(machine, again)[0], again.note) == (0x7C05, note)
+
+
+def test_ctrl_c_ends_the_second_run() -> None:
+    with code_machine(UD2, StartMode.LONG) as machine:
+        machine.run(DEADLINE_S)
+        # The second run gets a jmp to itself instead, which goes on until its time is up.
+        machine.image = Image("loop", (LoadSegment(START, bytes.fromhex("eb fe")),), START, StartMode.LONG)
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            rerun_to_fault(machine)
+        timer.join()
 
 
 def test_the_autopsy_shows_the_fault_wherever_it_is_run() -> None:
@@ -142,7 +263,7 @@ def test_a_guest_that_the_host_has_changed_is_not_repeated() -> None:
     with code_machine(f"{NO_IDT} f4 f4", StartMode.LONG) as machine:
         machine.memory.write(START + 8, bytes.fromhex(UD2))
         assert machine.run(DEADLINE_S).reason is Reason.CRASHED
-        assert rerun_to_fault(machine) is None
+        assert rerun_to_fault(machine).machine is None
 
 
 def test_a_guest_that_was_loaded_upon_another_is_not_repeated() -> None:
@@ -152,4 +273,4 @@ def test_a_guest_that_was_loaded_upon_another_is_not_repeated() -> None:
         assert machine.runs_by_itself
         machine.load(image)
         assert machine.run(DEADLINE_S).reason is Reason.CRASHED
-        assert rerun_to_fault(machine) is None
+        assert rerun_to_fault(machine).machine is None
