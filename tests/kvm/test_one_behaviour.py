@@ -20,6 +20,7 @@ from pykvm.memory import GuestMemory
 from pykvm.model.exits import EmulationFailure, FailEntry, Halt, Hypercall, Interrupted
 from pykvm.model.image import StartMode
 from pykvm.report.autopsy import autopsy
+from tests.features import need
 from tests.kvm.long_guest import CODE, long_guest
 from tests.support import DEADLINE_S, code_machine, summary
 
@@ -188,8 +189,7 @@ TSC_DEADLINE_TIMER = (
 
 @pytest.mark.parametrize("irqchip", ["kernel", "split"])
 def test_the_deadline_timer_of_a_local_apic_in_the_kernel(system: SystemFile, irqchip: str) -> None:
-    if not system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"):
-        pytest.skip("this KVM has no TSC-deadline timer")
+    need("KVM_CAP_TSC_DEADLINE_TIMER")
     with long_guest(TSC_DEADLINE_TIMER, irqchip=irqchip) as it:
         write = it.answers.written.append
 
@@ -291,20 +291,14 @@ def test_a_hypercall_that_nobody_has_asked_for() -> None:
             assert it.answers.written == []
 
 
+@pytest.mark.needs("hypercall-exit")
 @pytest.mark.parametrize(("answer", "seen"), [(None, -1000), (0, 0), (-22, -22)])
 def test_a_hypercall_is_an_exit_and_can_be_answered(answer: int | None, seen: int) -> None:
     with long_guest(MAP_GPA_RANGE) as it:
-        try:
-            it.vm.exit_on_hypercalls()
-        except AcceleratorError as error:
-            pytest.skip(str(error))
+        it.vm.exit_on_hypercalls()
         with pytest.raises(ConfigurationError, match="not at a hypercall"):
             it.vcpu.answer_hypercall(0)
-        exit = it.run(NEVER_S)
-        if exit == Interrupted():
-            assert it.vcpu.registers().rip == CODE + 20  # this KVM never returns from the instruction
-            return
-        assert exit == Hypercall(12, (0x180000, 1, 0x10, 0, 0, 0))
+        assert it.run() == Hypercall(12, (0x180000, 1, 0x10, 0, 0, 0))
         assert it.vcpu.registers().rip == CODE + 20
         if answer is not None:
             it.vcpu.answer_hypercall(answer)
