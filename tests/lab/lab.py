@@ -37,6 +37,8 @@ HERE = Path(__file__).resolve().parent
 BOOT_DEADLINE_S = 180.0
 """Forty times what it takes on an idle machine."""
 CONSOLE_LINES = 25
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""A variable that a shell can export."""
 USAGE, TIMED_OUT, FAILED, FILE_FAILED, INTERRUPTED = 64, 124, 125, 74, 130
 
 
@@ -63,9 +65,11 @@ def qemu(lab: Path, memory_mib: int, cpus: int) -> list[str | Path]:
 
 def script(command: list[str]) -> str:
     """Return what the lab's shell executes."""
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in os.environ.items() if name.isidentifier()]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in os.environ.items() if NAME.fullmatch(name)]
     wanted = shlex.join(command) if command else f"{shlex.quote(os.environ.get('SHELL') or '/bin/sh')} -i"
-    return "\n".join([*lines, f"cd {shlex.quote(os.getcwd())} || exit 125", f"exec {wanted}", ""])
+    folder = shlex.quote(os.getcwd())
+    enter = f"cd {folder} || {{ echo 'lab: it has folders of its own in the place of that' >&2; exit {FAILED}; }}"
+    return "\n".join([*lines, enter, f"exec {wanted}", ""])
 
 
 class OutputError(Exception):

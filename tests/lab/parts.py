@@ -41,7 +41,8 @@ def call(command: list[str | Path], why: str, stdin: bytes = b"", folder: Path |
     if result.returncode:
         text = (result.stderr or result.stdout).decode(errors="replace")
         lines = text.strip().splitlines() or [f"status {result.returncode}"]
-        raise LabError(f"could not {why}: {command[0]}: {lines[-1]}")
+        cause = next((line for line in lines if line.startswith(("W: ", "E: "))), lines[-1])  # apt's first
+        raise LabError(f"could not {why}: {command[0]}: {cause}")
     return result.stdout
 
 
@@ -58,18 +59,19 @@ def download(folder: Path) -> list[Path]:
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
     (folder / "state/status").touch()  # as if nothing were installed
-    apt: list[str | Path] = ["apt-get", "-qq", "-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
-    apt += [
-        "-o",
+    settings = (
+        f"Dir::State={folder}/state",
         f"Dir::State::status={folder}/state/status",
-        "-o",
+        f"Dir::Cache={folder}/cache",
         "APT::Install-Recommends=no",
-        "-o",
         "APT::Sandbox::User=",
-    ]
+        "APT::Update::Error-Mode=any",  # no network is no success
+    )
+    options = [word for setting in settings for word in ("-o", setting)]
+    apt: list[str | Path] = ["apt-get", "-qq", *options]
     call([*apt, "update"], "fetch the lists of packages")
     install = [*apt, "--download-only", "--yes", "install", *PACKAGES]
-    known = call(["apt-cache", *apt[2:], "search", "--names-only", "^linux-image-"], "look for a kernel")
+    known = call(["apt-cache", *options, "search", "--names-only", "^linux-image-"], "look for a kernel")
     names = {line.split()[0] for line in known.decode().splitlines()}
     kernel = next((name for name in KERNELS if name in names), None)
     if kernel is None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,9 @@ def test_bytes_come_back_as_they_are(tmp_path: Path) -> None:
 
 
 def test_arguments_and_environment_may_be_any_bytes() -> None:
-    result = lab("--", "sh", "-c", 'printf "%s" "$MARK" "$1"', "", "\udcff\n'", env={**os.environ, "MARK": '\udcfe\n"'})
+    result = lab(
+        "--", "sh", "-c", 'printf "%s" "$MARK" "$1"', "", "\udcff\n'", env={**os.environ, "MARK": '\udcfe\n"', "Ä": "1"}
+    )
     assert (result.stdout, result.returncode) == (b"\xfe\n\"\xff\n'", 0)
 
 
@@ -235,6 +238,27 @@ def test_a_full_disk() -> None:
         result = lab("--", "echo", "much", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert result.returncode == 74
     assert error(result) == "lab: could not write what the command prints: No space left on device"
+
+
+def test_without_a_network_it_says_so_and_keeps_what_it_has(broken: Path) -> None:
+    config = broken.parent / "apt.conf"
+    config.write_text('Acquire::http::Proxy "http://127.0.0.1:9"; Acquire::Retries "0";\n')
+    environment = {**os.environ, "PYKVM_LAB_CACHE": str(broken), "APT_CONFIG": str(config)}
+    before = sorted(broken.iterdir())
+    result = lab("--fetch", "--", "true", env=environment)
+    assert result.returncode == 125
+    assert "127.0.0.1" in result.stderr.decode().splitlines()[-1]
+    assert sorted(broken.iterdir()) == before
+
+
+def test_a_folder_that_the_lab_has_of_its_own(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        result = lab("--", "true", cwd=folder)
+    finally:
+        folder.rmdir()
+    assert result.returncode == 125
+    assert result.stderr.decode().splitlines()[-1] == "lab: it has folders of its own in the place of that"
 
 
 def test_without_packages_it_says_what_is_missing(tmp_path: Path) -> None:

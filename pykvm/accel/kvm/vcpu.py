@@ -115,10 +115,11 @@ class KvmVcpu(VcpuState):
             Exception: whatever an answering device raised; the guest is still at that access, and the next step
                 ends with the access complete, even if a repeated instruction has more of them to make.
 
-        Limits that a debugger has to know, of one KVM or another: the trap flag shows in what `pushf` pushes; an
-        instruction that raises an exception or is interrupted runs on to the end of the guest's handler, or to
-        its first instruction; the one after a load of SS or a `sti` is part of its step; ring 3 cannot be stepped
-        where ring 0 is emulated; and with the local APIC in the kernel, a `hlt` waits there or is passed.
+        Limits that a debugger has to know, of one KVM or another: the trap flag shows in what `pushf` pushes, and
+        a guest that sets it gets no debug exception; an instruction that raises an exception or is interrupted runs
+        on to the end of the guest's handler, to its first instruction or past an access in it; the one after a load
+        of SS or a `sti` is part of its step; a repeated one takes a debug exit for each element; ring 3 cannot be
+        stepped where ring 0 is emulated; and with the local APIC in the kernel, a `hlt` waits there or is passed.
         """
         self._enter(is_step=True)
         try:
