@@ -14,8 +14,8 @@ from pykvm.cli.terminal import (
     ESCAPE,
     has_colour,
     is_foreground_terminal,
+    make_raw,
     orderly_end,
-    raw_terminal,
     write_all,
 )
 from pykvm.errors import ConfigurationError, OutputError
@@ -157,7 +157,7 @@ def _connect_stdin(machine: Machine, quiet: bool, stack: ExitStack) -> None:
         if not os.isatty(STDIN):
             stack.callback(InputPump(STDIN, machine.serial).close)
         return
-    stack.enter_context(raw_terminal(STDIN))
+    make_raw(STDIN, stack)
     pump = InputPump(
         STDIN,
         machine.serial,

@@ -7,18 +7,22 @@ import signal
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from pykvm.errors import OutputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "ESCAPE",
     "Terminated",
     "has_colour",
     "is_foreground_terminal",
+    "make_raw",
     "orderly_end",
-    "raw_terminal",
     "write_all",
 ]
 
@@ -80,9 +84,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise Terminated(number)
 
 
-@contextmanager
-def raw_terminal(fd: int) -> Iterator[None]:
-    """Make the terminal `fd` pass every key to the guest; restored at the end, also after a signal.
+def make_raw(fd: int, stack: ExitStack) -> None:
+    """Make the terminal `fd` pass every key to the guest; restored at the end of `stack`, also after a signal.
 
     Output is left as it is, so that a plain newline of a guest still begins a line.
     """
@@ -91,14 +94,15 @@ def raw_terminal(fd: int) -> Iterator[None]:
     raw[_IFLAG] &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
     raw[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
     raw[_CC][termios.VMIN], raw[_CC][termios.VTIME] = 1, 0
+    stack.callback(_restore, fd, before)  # first: a signal can come right after the change
     termios.tcsetattr(fd, termios.TCSANOW, raw)
+
+
+def _restore(fd: int, before: list[Any]) -> None:
     try:
-        yield
-    finally:
-        try:
-            termios.tcsetattr(fd, termios.TCSANOW, before)
-        except termios.error:
-            pass  # the terminal is gone (SIGHUP)
+        termios.tcsetattr(fd, termios.TCSANOW, before)
+    except termios.error:
+        pass  # the terminal is gone (SIGHUP)
 
 
 @contextmanager
