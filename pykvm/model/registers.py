@@ -140,3 +140,9 @@ class SystemRegisters:
         if self.efer & 0x400 and self.cs.long:
             return CpuMode.LONG_64
         return CpuMode.PROTECTED_32 if self.cs.db else CpuMode.PROTECTED_16
+
+    def linear_rip(self, registers: Registers) -> int:
+        """Return the linear address of the instruction at RIP: 64-bit code has no CS base, other code 32 bits."""
+        if self.mode(registers.rflags) is CpuMode.LONG_64:
+            return registers.rip
+        return self.cs.base + registers.rip & 0xFFFFFFFF

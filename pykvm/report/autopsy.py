@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pykvm.machine import Machine, Outcome
 from pykvm.model.exits import EmulationFailure, Shutdown
 from pykvm.model.registers import CpuMode, Registers, SystemRegisters
-from pykvm.report.code import INSTRUCTION_BYTES, read_linear
+from pykvm.report.code import instruction_bytes
 from pykvm.report.rerun import rerun_to_fault
 from pykvm.trace.text import line
 
@@ -63,8 +63,8 @@ def _instruction(machine: Machine, outcome: Outcome, registers: Registers, syste
     from pykvm.trace.instruction import disassemble
 
     failed = outcome.exit.instruction if isinstance(outcome.exit, EmulationFailure) else b""
-    code = failed or read_linear(machine, system.cs.base + registers.rip, INSTRUCTION_BYTES)
+    code = failed or instruction_bytes(machine, registers, system)
     if not code:
-        return f"no memory at linear address {system.cs.base + registers.rip:#x}"
+        return f"no memory at linear address {system.linear_rip(registers):#x}"
     size, text = disassemble(code, system.mode(registers.rflags), registers.rip)
     return f"{code[:size].hex(' ')}  {text}" if size else f"{code.hex(' ')}  (no instruction)"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pykvm.arch.x86.instruction import LONGEST_INSTRUCTION
 from pykvm.errors import AddressError
 from pykvm.machine import Machine
 from pykvm.memory import PAGE_BYTES
+from pykvm.model.registers import Registers, SystemRegisters
 
-__all__ = ["INSTRUCTION_BYTES", "read_linear"]
+__all__ = ["instruction_bytes", "read_linear"]
 
-INSTRUCTION_BYTES = 15
-"""The longest instruction (Intel SDM vol. 2, 2.3.11)."""
+
+def instruction_bytes(machine: Machine, registers: Registers, system: SystemRegisters) -> bytes:
+    """Return up to 15 bytes of code from RIP on."""
+    return read_linear(machine, system.linear_rip(registers), LONGEST_INSTRUCTION)
 
 
 def read_linear(machine: Machine, linear: int, size: int) -> bytes:

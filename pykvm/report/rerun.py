@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pykvm.arch.x86.instruction import split_prefixes
 from pykvm.errors import AcceleratorError
 from pykvm.machine import Machine
 from pykvm.model.access import Access
 from pykvm.model.exits import LimitReached, Shutdown
 from pykvm.model.registers import CpuMode, Registers, SystemRegisters
-from pykvm.report.code import INSTRUCTION_BYTES, read_linear
+from pykvm.report.code import instruction_bytes, read_linear
 
 __all__ = ["Rerun", "rerun_to_fault"]
 
@@ -31,8 +32,6 @@ UNSEEN_HANDLER = "here, or later: single steps do not show what an exception's h
 _TRAP_FLAG = 1 << 8
 _LONG_MODE_ACTIVE = 1 << 10
 _EXCEPTIONS = 32
-_PREFIXES = bytes.fromhex("26 2e 36 3e 64 65 66 67 f0 f2 f3")
-_REX = bytes(range(0x40, 0x50))
 # They see or set the trap flag of the single step: pushf, popf, iret, syscall, sysret.
 _FLAGS = (b"\x9c", b"\x9d", b"\xcf", b"\x0f\x05", b"\x0f\x07")
 # What they read is never the same again: rdtsc, rdmsr, rdpmc, rdtscp, rdrand and rdseed.
@@ -154,9 +153,8 @@ def _look(again: Machine) -> tuple[Registers, SystemRegisters, str]:
         _StopError: it would not be what it was without stepping, or the first time.
     """
     registers, system = again.vcpu.registers(), again.vcpu.system_registers()
-    code = read_linear(again, system.cs.base + registers.rip, INSTRUCTION_BYTES).lstrip(_PREFIXES)
-    if system.mode(registers.rflags) is CpuMode.LONG_64:
-        code = code.lstrip(_REX)
+    is_64_bit = system.mode(registers.rflags) is CpuMode.LONG_64
+    _, code = split_prefixes(instruction_bytes(again, registers, system), rex=is_64_bit)
     if code.startswith(_FLAGS):
         raise _StopError("the guest uses its flags on the stack, which single steps change")
     if code.startswith(_CLOCKS):

@@ -11,6 +11,7 @@ from typing import Any
 
 import capstone
 
+from pykvm.arch.x86.instruction import LONGEST_INSTRUCTION
 from pykvm.model.access import Access, Space
 from pykvm.model.exits import Exit, Halt
 from pykvm.model.registers import CpuMode
@@ -18,7 +19,6 @@ from pykvm.trace.slot import CodeWindow
 
 __all__ = ["InstructionFinder", "disassemble"]
 
-LONGEST_INSTRUCTION = 15
 _STORES = ("push", "call", "enter", "stos", "movs", "ins", "int", "xchg", "cmpxchg", "xadd", "sgdt", "sidt", "fx")
 _REPEATED = ("rep ", "repe ", "repne ")
 _STRING_OUT = ("outsb", "outsw", "outsd")

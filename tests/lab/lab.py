@@ -50,7 +50,7 @@ def qemu(lab: Path, memory_mib: int, cpus: int) -> list[str | Path]:
     root = lab / "root"
     libraries = ":".join(str(root / name) for name in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
     shared = [item for name in ("qemu", "seabios") for item in ("-L", root / "usr/share" / name)]
-    loader = next(path for path in (root / "lib64", root / "usr/lib64") if path.exists()) / "ld-linux-x86-64.so.2"
+    loader = first(root, "lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2")
     return [
         *("env", f"QEMU_MODULE_DIR={root}/usr/lib/x86_64-linux-gnu/qemu"),
         *("setpriv", "--pdeathsig", "KILL", loader, "--library-path", libraries),
@@ -194,14 +194,15 @@ class Run:
             raise OutputError(f"could not write what the command prints: {error.strerror}") from error
         return len(data)
 
+    def _said(self) -> list[str]:
+        return self._console.read_text(errors="replace").splitlines() if self._console.exists() else []
+
     def _tail(self) -> str:
-        lines = self._console.read_text(errors="replace").splitlines() if self._console.exists() else []
-        return "".join(f"\n  {line}" for line in lines[-CONSOLE_LINES:]) or " nothing"
+        return "".join(f"\n  {line}" for line in self._said()[-CONSOLE_LINES:]) or " nothing"
 
     def warnings(self) -> list[str]:
         """Return what the lab's kernel complained about."""
-        lines = self._console.read_text(errors="replace").splitlines() if self._console.exists() else []
-        return [line for line in lines if re.search(r"BUG:|WARNING:|Oops|soft lockup|does not load", line)]
+        return [line for line in self._said() if re.search(r"BUG:|WARNING:|Oops|soft lockup|does not load", line)]
 
 
 class Parser(argparse.ArgumentParser):

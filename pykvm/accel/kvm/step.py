@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pykvm._kvm import ffi, lib
+from pykvm.arch.x86.instruction import split_prefixes
 from pykvm.model.access import Access
 from pykvm.model.exits import DebugExit, Exit, Halt
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Stepper"]
 
-_PREFIXES = bytes.fromhex("26 2e 36 3e 64 65 66 67 f0 f2 f3")  # Intel SDM vol. 2, 2.1.1
-_REX = bytes(range(0x40, 0x50))
 _REPEATS = b"\xf2\xf3"
 _STRINGS = bytes.fromhex("6c 6d 6e 6f a4 a5 a6 a7 aa ab ac ad ae af")
 _HLT = b"\xf4"
@@ -89,22 +88,13 @@ class Stepper:
         return Halt()
 
 
-def _split(code: bytes) -> tuple[bytes, bytes]:
-    """Return an instruction's prefixes, and the rest.
-
-    Outside 64-bit code the REX prefixes are instructions, of which neither `hlt` nor a repeated one is taken.
-    """
-    rest = code.lstrip(_PREFIXES).lstrip(_REX)
-    return code[: len(code) - len(rest)], rest
-
-
 def _is_repeated(code: bytes) -> bool:
     """Tell whether an instruction that RIP is still at may have to go on, and is no jump to itself."""
-    prefixes, rest = _split(code)
+    prefixes, rest = split_prefixes(code, rex=True)  # of what REX is an instruction, none is taken for these
     return rest[:1] in _STRINGS and any(prefix in _REPEATS for prefix in prefixes)
 
 
 def _hlt_bytes(code: bytes) -> int:
     """Return the length of a `hlt`, 0 if the instruction is another one."""
-    prefixes, rest = _split(code)
+    prefixes, rest = split_prefixes(code, rex=True)  # of what REX is an instruction, none is taken for these
     return len(prefixes) + 1 if rest[:1] == _HLT else 0
