@@ -9,6 +9,7 @@ __all__ = [
     "Device",
     "Field",
     "Machine",
+    "Move",
     "Outcome",
     "PykvmError",
     "Reason",
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pykvm.errors import PykvmError
     from pykvm.machine import Machine, Outcome, Reason
     from pykvm.model.access import Access, Space
-    from pykvm.model.register import Field, Register, When
+    from pykvm.model.register import Field, Move, Register, When
     from pykvm.trace.file import TraceFile
 
 _HOME = {
@@ -35,6 +36,7 @@ _HOME = {
     "Device": "pykvm.devices.device",
     "Field": "pykvm.model.register",
     "Machine": "pykvm.machine",
+    "Move": "pykvm.model.register",
     "Outcome": "pykvm.machine",
     "PykvmError": "pykvm.errors",
     "Reason": "pykvm.machine",

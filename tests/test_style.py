@@ -20,6 +20,7 @@ EXPORTED = [
     "Device",
     "Field",
     "Machine",
+    "Move",
     "Outcome",
     "PykvmError",
     "Reason",

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from pykvm.errors import DeviceError
+from pykvm.model.clock import Clock, VirtualClock
+from pykvm.model.interrupt import InterruptLine
 from pykvm.model.plain import record
 from pykvm.model.register import Register
 
@@ -53,9 +55,11 @@ class Device:
         name: short name in traces.
         registers: the declaration.
         access_bytes: widest access that reaches the device whole; wider ones come in pieces, lowest address first.
-        state: everything a snapshot must store.
+        state: everything a snapshot must store; times in it are the clock's.
         output: takes bytes that leave the machine, a serial line's for example.
-        fast: accesses that the exit loop may serve by itself; set when the device is attached.
+        irq: the device's interrupt line.
+        clock: the machine's time.
+        fast: accesses that the exit loop may serve by itself; set, like `irq` and `clock`, when the device is attached.
     """
 
     name: ClassVar[str] = ""
@@ -64,14 +68,17 @@ class Device:
     State: ClassVar[type[Any]]
 
     _layout: ClassVar[dict[tuple[int, bool], tuple[Register, ...]]] = {}
+    _banks: ClassVar[dict[tuple[int, bool], tuple[str, int, dict[int, Register]]]] = {}
     _writable: ClassVar[dict[str, int]] = {}
 
     def __init_subclass__(cls) -> None:
         cls._layout, cls._writable = _lay_out(cls.registers)
+        cls._banks = _banks(cls._layout)
         state = getattr(cls, "State", None)
         if "registers" in cls.__dict__ and (state is None or getattr(state, "is_generated", False)):
             # A register that selects others is remembered even when the guest cannot read it.
             selecting = {register.when.register for register in cls.registers if register.when}
+            selecting |= {move.register for register in cls.registers for move in register.moves}
             kept = {r.name.lower(): r.reset for r in cls.registers if "r" in r.access or r.name in selecting}
             body = {**kept, "__annotations__": dict.fromkeys(kept, "int"), "is_generated": True}
             cls.State = record(type(f"{cls.__name__}State", (), body))
@@ -83,6 +90,8 @@ class Device:
             raise DeviceError(f"{type(self).__name__}: name {self.name!r} must be an identifier, such as 'com1'")
         self.state: Any = self.State() if hasattr(type(self), "State") else None
         self.output = output
+        self.irq = InterruptLine()
+        self.clock: Clock = VirtualClock()
         self.fast: FastAccess = _NoFastAccess()
 
     @property
@@ -91,13 +100,32 @@ class Device:
         return max((r.offset + r.size for r in self.registers), default=0)
 
     def attached(self) -> None:
-        """Declare the fast accesses; called when the device has its place, and when its state was restored."""
+        """Begin to work: the device has its place and its seams. Calls `refresh`."""
+        self.refresh()
 
-    def register_at(self, offset: int, is_write: bool) -> Register | None:
-        """Return the register that holds the byte at `offset` now, or None."""
-        for register in self._layout.get((offset, is_write), ()):
+    def refresh(self) -> None:
+        """Bring what follows from `state` in line with it: interrupt lines, armed timers, fast accesses.
+
+        Called when the device is attached, and when its state was restored.
+        """
+
+    def restore(self, state: Any) -> None:
+        """Take over `state`, another device's of this class."""
+        self.state = state
+        self.refresh()
+
+    def register_at(self, offset: int, is_write: bool, written: int = 0) -> Register | None:
+        """Return the register that holds the byte at `offset` now, or None; for a write, the one that takes it."""
+        place = offset, is_write
+        bank = self._banks.get(place)
+        if bank is not None:
+            selecting, mask, registers = bank
+            return registers.get(getattr(self.state, selecting) & mask)
+        for register in self._layout.get(place, ()):
             when = register.when
-            if when is None or getattr(self.state, when.register.lower()) & when.mask == when.value:
+            if when is not None and getattr(self.state, when.register.lower()) & when.mask != when.value:
+                continue
+            if not is_write or register.takes(written):
                 return register
         return None
 
@@ -121,13 +149,13 @@ class Device:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Take a write of `size` bytes at `offset`; bytes of no register go nowhere."""
-        register = self.register_at(offset, True)
+        register = self.register_at(offset, True, value)
         if register is not None and register.offset == offset and register.size == size:
             self._set(register, value)
             return
         at = 0
         while at < size:
-            register = self.register_at(offset + at, True)
+            register = self.register_at(offset + at, True, value >> 8 * at)
             if register is None:
                 at += 1
                 continue
@@ -178,9 +206,9 @@ class Device:
     def _always_at(self, offset: int, size: int, is_write: bool) -> Register | None:
         """Return the register that every such access reaches, whatever the device's state; None if it depends."""
         register = next(iter(self._layout.get((offset, is_write), ())), None)
-        if register is None or register.when is not None or (register.offset, register.size) != (offset, size):
+        if register is None or (register.offset, register.size) != (offset, size):
             return None
-        return register
+        return None if register.when or register.match or register.moves else register
 
     def _bad_answer(self, register: Register, value: object) -> DeviceError:
         return DeviceError(f"{self.name}.{register.name}: a read must give an int of 0 or more, not {value!r}")
@@ -190,15 +218,34 @@ class Device:
         value = getattr(self.state, register.name.lower()) if code is None else code()
         if not isinstance(value, int) or value < 0:
             raise self._bad_answer(register, value)
+        self._move(register, 0)
         return value & (1 << 8 * register.size) - 1
 
+    def _move(self, register: Register, written: int) -> None:
+        for move in register.moves:
+            selecting = move.register.lower()
+            setattr(self.state, selecting, move.next(getattr(self.state, selecting), written))
+
     def _set(self, register: Register, value: int) -> None:
-        value &= self._writable[register.name]
+        written, value = value, value & self._writable[register.name]
         code = getattr(self, f"write_{register.name}", None)
         if code is not None:
             code(value)
         elif hasattr(self.state, register.name.lower()):
             setattr(self.state, register.name.lower(), value)
+        self._move(register, written)
+
+
+def _banks(
+    layout: dict[tuple[int, bool], tuple[Register, ...]],
+) -> dict[tuple[int, bool], tuple[str, int, dict[int, Register]]]:
+    """Return the places whose registers one index register selects among: its name in `state`, mask, and them."""
+    banks = {}
+    for place, registers in layout.items():
+        selecting = {(r.when.register.lower(), r.when.mask) for r in registers if r.when and not r.match}
+        if len(selecting) == 1 and all(r.when and not r.match for r in registers):
+            banks[place] = (*selecting.pop(), {r.when.value: r for r in registers if r.when})
+    return banks
 
 
 def _lay_out(
@@ -225,12 +272,15 @@ def _check(register: Register, names: set[str]) -> None:
     where = f"register {register.name!r}"
     if not register.name.isidentifier():
         raise DeviceError(f"{where}: the name must be an identifier")
-    if register.access not in ("r", "w", "rw"):
-        raise DeviceError(f"{where}: access {register.access!r} must be 'r', 'w' or 'rw'")
+    if register.access not in ("", "r", "w", "rw"):
+        raise DeviceError(f"{where}: access {register.access!r} must be 'r', 'w', 'rw' or ''")
     if register.size not in (1, 2, 4, 8) or register.offset < 0:
         raise DeviceError(f"{where}: size {register.size} must be 1, 2, 4 or 8, and offset {register.offset} 0 or more")
     if register.when is not None and register.when.register not in names:
         raise DeviceError(f"{where}: is selected by {register.when.register!r}, which is not declared")
+    for move in register.moves:
+        if move.register not in names:
+            raise DeviceError(f"{where}: moves {move.register!r}, which is not declared")
     used = 0
     for f in register.fields:
         bits = ((1 << f.width) - 1) << f.bit if f.width > 0 and f.bit >= 0 else 0

@@ -24,7 +24,7 @@ class DebugConsole(Device):
 
         data: int = 0xE9
 
-    def attached(self) -> None:
+    def refresh(self) -> None:
         """All of it can wait: nothing that the guest reads depends on a write."""
         self.fast.post(0, 1)
         self.fast.latch(0, 1, 0xE9)
@@ -64,6 +64,6 @@ class PostPort(Device):
     registers = (Register("CODE", 0, doc="last checkpoint of the firmware"),)
     access_bytes = 1
 
-    def attached(self) -> None:
+    def refresh(self) -> None:
         """A checkpoint can wait; it is read back so rarely that Python answers."""
         self.fast.post(0, 1)

@@ -115,7 +115,7 @@ class Uart16550(Device):
 
     state: State
 
-    def attached(self) -> None:
+    def refresh(self) -> None:
         """Declare which accesses can wait."""
         self._declare_fast()
 

@@ -18,7 +18,9 @@ def selected_banks(bus: Bus) -> list[dict[str, int]]:
     """Return, for each mapping of `bus`, the values of the registers that select others now."""
     found = []
     for mapping in bus.mappings:
-        names = {register.when.register for register in mapping.device.registers if register.when}
+        registers = mapping.device.registers
+        names = {register.when.register for register in registers if register.when}
+        names |= {move.register for register in registers for move in register.moves}
         found.append({name: getattr(mapping.device.state, name.lower()) for name in names})
     return found
 

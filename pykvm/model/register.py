@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Field", "Register", "When"]
+__all__ = ["Field", "Move", "Register", "When"]
 
 
 @record(frozen=True)
@@ -52,6 +52,28 @@ class When:
 
 
 @record(frozen=True)
+class Move:
+    """What an access to one register does to another that selects: a flip-flop, or the next word of a sequence.
+
+    Attributes:
+        register: name of the selecting register that takes a new value.
+        to: its new value by key; for a key that is not there, `otherwise`.
+        mask: the key is the written value, these bits of it; 0: the key is what the selecting register holds.
+        otherwise: see `to`; None leaves it as it is.
+    """
+
+    register: str
+    to: Mapping[int, int]
+    mask: int = 0
+    otherwise: int | None = None
+
+    def next(self, current: int, written: int) -> int:
+        """Return what follows `current` when `written` is written (0 for a read)."""
+        target = self.to.get(written & self.mask if self.mask else current, self.otherwise)
+        return current if target is None else target
+
+
+@record(frozen=True)
 class Register:
     """One register of a device.
 
@@ -59,10 +81,14 @@ class Register:
         name: the data sheet's name.
         offset: from the start of the device's range, in bytes.
         size: bytes.
-        access: "r", "w" or "rw". Two registers may share an offset, one read and one written.
+        access: "r", "w" or "rw". Two registers may share an offset, one read and one written. "": the guest cannot
+            reach it; it remembers which of several registers is next (`Move`).
         reset: value after a reset.
         fields: its bit fields; bits in none are reserved.
         when: condition under which it is the one at its offset.
+        match: (mask, value): only a write of which these bits are so reaches it, as where a command's own bits name
+            the register.
+        moves: what an access to it changes besides.
         is_text: values are characters, and shown as such.
         doc: one line on what it does.
     """
@@ -74,8 +100,14 @@ class Register:
     reset: int = 0
     fields: tuple[Field, ...] = ()
     when: When | None = None
+    match: tuple[int, int] | None = None
+    moves: tuple[Move, ...] = ()
     is_text: bool = False
     doc: str = ""
+
+    def takes(self, written: int) -> bool:
+        """Tell whether a write of `written` reaches this register rather than another at its offset."""
+        return self.match is None or written & self.match[0] == self.match[1]
 
     def describe(self) -> dict[str, Any]:
         """Return this declaration as JSON data, for the header of a trace file."""
@@ -94,6 +126,18 @@ class Register:
             ]
         if self.when:
             data["when"] = [self.when.register, self.when.mask, self.when.value]
+        if self.match:
+            data["match"] = list(self.match)
+        if self.moves:
+            data["moves"] = [
+                {
+                    "register": m.register,
+                    "to": {str(k): v for k, v in m.to.items()},
+                    "mask": m.mask,
+                    "otherwise": m.otherwise,
+                }
+                for m in self.moves
+            ]
         if self.is_text:
             data["text"] = True
         return data
@@ -118,7 +162,16 @@ class Register:
             )
             for f in data.get("fields", ())
         )
-        when = data.get("when")
+        when, match = data.get("when"), data.get("match")
+        moves = tuple(
+            Move(
+                str(m["register"]),
+                {int(k): int(v) for k, v in m["to"].items()},
+                int(m["mask"]),
+                None if m["otherwise"] is None else int(m["otherwise"]),
+            )
+            for m in data.get("moves", ())
+        )
         return cls(
             name=str(data["name"]),
             offset=int(data["offset"]),
@@ -127,5 +180,7 @@ class Register:
             reset=int(data.get("reset", 0)),
             fields=fields,
             when=When(str(when[0]), int(when[1]), int(when[2])) if when else None,
+            match=(int(match[0]), int(match[1])) if match else None,
+            moves=moves,
             is_text=bool(data.get("text", False)),
         )

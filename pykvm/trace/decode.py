@@ -48,6 +48,7 @@ class DecodedDevice:
         self.size = int(description["size"])
         self.registers = tuple(Register.from_description(r) for r in description.get("registers", ()))
         selecting = {r.when.register for r in self.registers if r.when}
+        selecting |= {m.register for r in self.registers for m in r.moves}
         if unknown := selecting - {r.name for r in self.registers}:
             raise ValueError(f"device {self.name!r}: register {unknown.pop()!r} selects others and is not declared")
         given = description.get("selected", {})
@@ -61,11 +62,20 @@ class DecodedDevice:
             when = register.when
             if not register.offset <= offset < register.offset + register.size or wanted not in register.access:
                 continue
-            if when is None or self._selected[when.register] & when.mask == when.value:
-                if access.is_write and register.name in self._selected:
-                    self._selected[register.name] = access.value
-                return register
+            if when is not None and self._selected[when.register] & when.mask != when.value:
+                continue
+            if access.is_write and not register.takes(access.value):
+                continue
+            self._follow(register, access)
+            return register
         return None
+
+    def _follow(self, register: Register, access: Access) -> None:
+        if access.is_write and register.name in self._selected:
+            self._selected[register.name] = access.value
+        for move in register.moves:
+            before = self._selected[move.register]
+            self._selected[move.register] = move.next(before, access.value if access.is_write else 0)
 
 
 class Decoder:

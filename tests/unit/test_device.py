@@ -287,7 +287,7 @@ def test_a_state_of_its_own_may_be_a_dataclass() -> None:
 
 BAD_DECLARATIONS = [
     ((Register("1ST", 0),), "register '1ST': the name must be an identifier"),
-    ((Register("R", 0, access="x"),), "register 'R': access 'x' must be 'r', 'w' or 'rw'"),
+    ((Register("R", 0, access="x"),), "register 'R': access 'x' must be 'r', 'w', 'rw' or ''"),
     ((Register("R", 0, size=3),), "register 'R': size 3 must be 1, 2, 4 or 8, and offset 0 0 or more"),
     ((Register("R", -1),), "register 'R': size 1 must be 1, 2, 4 or 8, and offset -1 0 or more"),
     ((Register("R", 0, when=When("BANK", 1, 1)),), "register 'R': is selected by 'BANK', which is not declared"),

@@ -1,0 +1,62 @@
+"""The interrupt line: a device's seam to whatever interrupts the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["InterruptLine", "SharedLine"]
+
+
+def _nobody(level: bool) -> None:
+    """A line that is connected to nothing."""
+
+
+class InterruptLine:
+    """One device's end of an interrupt line: a level, which the device recomputes whenever what it depends on changes.
+
+    Args:
+        sink: called with the new level at each change.
+
+    Attributes:
+        level: whether the device asks for an interrupt.
+    """
+
+    __slots__ = ("_sink", "level")
+
+    def __init__(self, sink: Callable[[bool], object] = _nobody) -> None:
+        self.level = False
+        self._sink = sink
+
+    def set(self, level: bool) -> None:
+        """Drive the line; the same level again is nothing."""
+        if level != self.level:
+            self.level = level
+            self._sink(level)
+
+    def pulse(self) -> None:
+        """Give an edge: down if it was up, up, and down again."""
+        self.set(False)
+        self.set(True)
+        self.set(False)
+
+
+class SharedLine:
+    """An input that several devices drive: active while any of them is (wired-OR).
+
+    Args:
+        sink: called with the new level at each change.
+    """
+
+    def __init__(self, sink: Callable[[bool], object]) -> None:
+        self._sink = sink
+        self._active = 0
+
+    def line(self) -> InterruptLine:
+        """Return one more device's end."""
+        return InterruptLine(self._change)
+
+    def _change(self, level: bool) -> None:
+        before = self._active
+        self._active += 1 if level else -1
+        if not before or not self._active:
+            self._sink(level)

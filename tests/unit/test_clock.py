@@ -1,0 +1,95 @@
+"""The clocks and their timers, and interrupt lines."""
+
+from __future__ import annotations
+
+from pykvm.model.clock import RealClock, Timer, VirtualClock
+from pykvm.model.interrupt import InterruptLine, SharedLine
+
+
+def test_timers_fire_in_order_of_their_times() -> None:
+    clock = VirtualClock()
+    fired: list[tuple[int, int]] = []
+
+    def numbered(number: int) -> Timer:
+        return Timer(lambda: fired.append((number, clock.now_ns())))
+
+    first, second, third = map(numbered, (1, 2, 3))
+    clock.arm(third, 30)
+    clock.arm(first, 10)
+    clock.arm(second, 10)
+    clock.advance(9)
+    assert fired == []
+    clock.advance(100)
+    assert fired == [(1, 10), (2, 10), (3, 30)]
+    assert clock.now_ns() == 109
+    assert clock.next_ns() is None
+
+
+def test_a_timer_can_be_armed_anew_or_not_at_all() -> None:
+    clock, fired = VirtualClock(), []
+    timer, other = Timer(lambda: fired.append(clock.now_ns())), Timer(lambda: fired.append(-1))
+    clock.arm(timer, 5)
+    clock.arm(timer, 7)
+    clock.arm(other, 6)
+    clock.disarm(other)
+    clock.advance(20)
+    assert fired == [7]
+    assert timer.when_ns is None
+
+
+def test_a_periodic_timer_fires_at_each_of_its_times() -> None:
+    clock, fired = VirtualClock(), []
+
+    def tick() -> None:
+        fired.append(clock.now_ns())
+        clock.arm(timer, clock.now_ns() + 10)
+
+    timer = Timer(tick)
+    clock.arm(timer, 10)
+    clock.advance(35)
+    assert fired == [10, 20, 30]
+
+
+def test_one_that_disarms_another_of_the_same_time_keeps_it_from_firing() -> None:
+    clock, fired = VirtualClock(), []
+    second = Timer(lambda: fired.append(2))
+    first = Timer(lambda: clock.disarm(second))
+    clock.arm(first, 1)
+    clock.arm(second, 1)
+    clock.advance(2)
+    assert fired == []
+
+
+def test_a_real_clock_stands_still_while_paused() -> None:
+    clock = RealClock()
+    assert clock.now_ns() == clock.now_ns() == 0
+    clock.resume()
+    while clock.now_ns() < 1000:
+        pass
+    clock.pause()
+    stopped = clock.now_ns()
+    assert stopped == clock.now_ns() >= 1000
+    clock.resume()
+    assert clock.now_ns() >= stopped
+
+
+def test_a_line_tells_changes_only() -> None:
+    seen: list[bool] = []
+    line = InterruptLine(seen.append)
+    line.set(False)
+    line.set(True)
+    line.set(True)
+    line.pulse()
+    assert seen == [True, False, True, False]
+
+
+def test_a_shared_line_is_active_while_any_device_drives_it() -> None:
+    seen: list[bool] = []
+    shared = SharedLine(seen.append)
+    one, two = shared.line(), shared.line()
+    one.set(True)
+    two.set(True)
+    one.set(False)
+    assert seen == [True]
+    two.set(False)
+    assert seen == [True, False]
