@@ -1,4 +1,4 @@
-"""Small devices of one port each: debug console, exit port, POST code."""
+"""Small devices of one port each: debug console, exit port, POST code, and two ways to switch the power off."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from pykvm.devices.device import Device
 from pykvm.model.plain import record
-from pykvm.model.register import Register
+from pykvm.model.register import Field, Register
 
-__all__ = ["DebugConsole", "ExitPort", "PostPort"]
+__all__ = ["BochsPowerPort", "DebugConsole", "ExitPort", "PostPort", "ShutdownPort"]
 
 
 class DebugConsole(Device):
@@ -67,3 +67,76 @@ class PostPort(Device):
     def refresh(self) -> None:
         """A checkpoint can wait; it is read back so rarely that Python answers."""
         self.fast.post(0, 1)
+
+
+def _nobody() -> None:
+    """Nobody waits for the power to go off."""
+
+
+class BochsPowerPort(Device):
+    """The power management control register of Bochs and of QEMU before 2.0, at port 0xb004.
+
+    Kernels write 0x2000 there, SLP_EN with the type 0, to switch the power off; everything else goes nowhere.
+
+    Args:
+        name: short name in traces.
+        on_power_off: called when the guest switches the power off.
+    """
+
+    name = "bochs_power"
+    registers = (
+        Register(
+            "PM1_CNT",
+            0,
+            size=2,
+            access="w",
+            fields=(Field("SLP_TYP", 10, 3, {0: "soft off"}), Field("SLP_EN", 13, doc="enter that state")),
+            doc="power management control",
+        ),
+    )
+    access_bytes = 2
+
+    def __init__(self, name: str | None = None, on_power_off: Callable[[], object] = _nobody) -> None:
+        super().__init__(name)
+        self.on_power_off = on_power_off
+
+    def write_PM1_CNT(self, value: int) -> None:
+        """Switch off at SLP_EN with the type 0."""
+        if value == 0x2000:
+            self.on_power_off()
+
+
+class ShutdownPort(Device):
+    """Bochs' power-off port 0x8900: takes the word "Shutdown", a character at a time.
+
+    Args:
+        name: short name in traces.
+        on_power_off: called when the guest has written the word.
+    """
+
+    name = "shutdown"
+    registers = (Register("WORD", 0, access="w", is_text=True, doc='"Shutdown" switches the power off'),)
+    access_bytes = 1
+    WORD = b"Shutdown"
+
+    @record
+    class State:
+        """How many characters of the word have come."""
+
+        taken: int = 0
+
+    state: State
+
+    def __init__(self, name: str | None = None, on_power_off: Callable[[], object] = _nobody) -> None:
+        super().__init__(name)
+        self.on_power_off = on_power_off
+
+    def write_WORD(self, value: int) -> None:
+        """Take the next character; a wrong one starts the word again."""
+        state = self.state
+        if value != self.WORD[state.taken]:
+            state.taken = 0
+        state.taken += value == self.WORD[state.taken]
+        if state.taken == len(self.WORD):
+            state.taken = 0
+            self.on_power_off()
