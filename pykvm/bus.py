@@ -16,27 +16,66 @@ if TYPE_CHECKING:
 
     from pykvm.model.seams import BusDevice, PortTables
 
-__all__ = ["Bus", "Dispatch", "FastPorts", "FastRange", "Mapping", "float_high"]
+__all__ = ["Attachment", "Bus", "Dispatch", "FastPorts", "FastRange", "Mapping", "float_high"]
 
 SPACE_BYTES = {Space.PIO: 1 << 16, Space.MMIO: 1 << 52}
 MAX_REMEMBERED = 1 << 14
 
 
-@record(frozen=True)
-class Mapping:
-    """A device at its place.
+class Attachment:
+    """A device of a machine, made when it is first needed: most guests touch few of a PC's.
+
+    Args:
+        name: of the device.
+        make: returns the device.
 
     Attributes:
-        device: the device.
+        name: as above.
+        made: the device, None if nobody has needed it.
+    """
+
+    __slots__ = ("_make", "made", "name")
+
+    def __init__(self, name: str, make: Callable[[], BusDevice]) -> None:
+        self.name = name
+        self.made: BusDevice | None = None
+        self._make = make
+
+    @property
+    def device(self) -> BusDevice:
+        """The device, made now if need be."""
+        if self.made is None:
+            self.made = self._make()
+        return self.made
+
+
+@record(frozen=True)
+class Mapping:
+    """A device at its place, or one of its places.
+
+    Attributes:
+        attachment: the device.
         space: ports or memory.
         address: of the range's first byte.
         size: bytes.
+        offset: what the device calls the first byte.
     """
 
-    device: BusDevice
+    attachment: Attachment
     space: Space
     address: int
     size: int
+    offset: int = 0
+
+    @property
+    def device(self) -> BusDevice:
+        """The device."""
+        return self.attachment.device
+
+    @property
+    def base(self) -> int:
+        """Address of the device's offset 0."""
+        return self.address - self.offset
 
 
 def float_high(access: Access) -> int:
@@ -62,8 +101,8 @@ class Bus:
         """All mappings, ports first, by address."""
         return tuple(mapping for space in Space for mapping in self._maps[space])
 
-    def attach(self, device: BusDevice, space: Space, address: int, size: int) -> Mapping:
-        """Put `device` at `address` .. `address + size - 1`.
+    def attach(self, device: BusDevice | Attachment, space: Space, address: int, size: int, offset: int = 0) -> Mapping:
+        """Put `device` at `address` .. `address + size - 1`, which it knows as `offset` and up.
 
         Raises:
             ConfigurationError: the range is empty, leaves its address space, or touches another device's.
@@ -78,10 +117,11 @@ class Bus:
         for other in maps[max(at - 1, 0) : at + 1]:
             if other.address < address + size and address < other.address + other.size:
                 raise ConfigurationError(
-                    f"device {device.name!r} at {space.value}:{address:#x}+{size:#x}: overlaps {other.device.name!r} "
-                    f"at {other.address:#x}+{other.size:#x}; choose another address"
+                    f"device {device.name!r} at {space.value}:{address:#x}+{size:#x}: overlaps "
+                    f"{other.attachment.name!r} at {other.address:#x}+{other.size:#x}; choose another address"
                 )
-        mapping = Mapping(device, space, address, size)
+        attachment = device if isinstance(device, Attachment) else Attachment(device.name, lambda: device)
+        mapping = Mapping(attachment, space, address, size, offset)
         starts.insert(at, address)
         maps.insert(at, mapping)
         return mapping
@@ -102,7 +142,7 @@ class Bus:
         mapping = self.find(access.space, access.address, access.size)
         if mapping is None:
             return partial(self._write_unmapped, access) if access.is_write else partial(self.unmapped, access)
-        device, offset, size = mapping.device, access.address - mapping.address, access.size
+        device, offset, size = mapping.device, access.address - mapping.base, access.size
         width = device.access_bytes
         if size <= width:
             return device.writer(offset, size) if access.is_write else device.reader(offset, size)
@@ -148,7 +188,7 @@ class Dispatch(dict):  # type: ignore[type-arg]  # an argument would be evaluate
         access = Access.from_key(key)
         mapping = self.bus.find(access.space, access.address, access.size)
         if mapping is not None:
-            mapping.device.replay(access.address - mapping.address, access.size, values)
+            mapping.device.replay(access.address - mapping.base, access.size, values)
 
 
 class FastPorts:

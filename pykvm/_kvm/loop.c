@@ -8,7 +8,8 @@ static long pykvm_ioctl(int fd, unsigned long request, void *argument)
     return result < 0 ? -errno : result;
 }
 
-static struct pykvm_loop *pykvm_loop_create(int fd, size_t mapped_bytes, uint8_t vcpu, struct pykvm_ram *ram)
+static struct pykvm_loop *pykvm_loop_create(int fd, size_t mapped_bytes, uint8_t vcpu, struct pykvm_ram *ram,
+                                            struct pykvm_stream *stream)
 {
     struct kvm_run *run = mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (run == MAP_FAILED) return NULL;
@@ -20,8 +21,8 @@ static struct pykvm_loop *pykvm_loop_create(int fd, size_t mapped_bytes, uint8_t
         return NULL;
     }
     loop->fd = fd; loop->run = run; loop->mapped_bytes = mapped_bytes; loop->vcpu = vcpu; loop->ram = ram;
+    loop->stream = stream;
     loop->latched = (uint32_t *)tables; loop->post = tables + 65536 * 4; loop->latch = tables + 65536 * 5;
-    loop->budget = UINT64_MAX;
     loop->interruptions = atomic_load(&interruptions);
     run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
     return loop;
@@ -31,6 +32,7 @@ static void pykvm_loop_destroy(struct pykvm_loop *loop)
 {
     if (loop->deadline_owner) timer_delete(loop->deadline);
     if (loop->flush_owner) timer_delete(loop->flush);
+    if (loop->alarm_owner) timer_delete(loop->alarm);
     munmap(loop->run, loop->mapped_bytes);
     free(loop->latched);
     free(loop);
@@ -60,8 +62,8 @@ static int64_t serve(struct pykvm_loop *loop)
     } else if (write) {
         if (loop->post[port] == size && !loop->stepping) {
             entry->flags |= RECORD_FAST;
-            if (loop->posted <= loop->replayed) loop->replayed = loop->head - 1;
-            loop->posted = loop->head;
+            if (loop->posted <= loop->replayed) loop->replayed = loop->stream->head - 1;
+            loop->posted = loop->stream->head;
             arm_flush(loop);
             return -1;
         }
@@ -73,10 +75,19 @@ static int64_t serve(struct pykvm_loop *loop)
     } else {
         loop->answer = at;
     }
-    loop->answer_slot = loop->head - 1;
+    loop->answer_entry = entry;
+    loop->answer_seq = entry->seq;
+    loop->answer_generation = loop->stream->generation;
     loop->outstanding = loop->element_key;
     loop->written = loop->data;
     return loop->element_key;
+}
+
+/* Complete the record of what has just been answered; other vCPUs may have filled windows in the meantime. */
+static void record_answer(struct pykvm_loop *loop, uint64_t data)
+{
+    if (loop->stream->generation - loop->answer_generation >= WINDOWS_KEPT) return;
+    if (loop->answer_entry->seq == loop->answer_seq) loop->answer_entry->data = data;
 }
 
 /* Take it that Python has served the access that the loop returned last: a read's answer, in `data`, goes to KVM
@@ -87,8 +98,8 @@ static void pykvm_served(struct pykvm_loop *loop)
     if (!loop->answer) return;
     if (loop->size < 8) loop->data &= (1ull << 8 * loop->size) - 1;
     memcpy(loop->answer, &loop->data, loop->size);
-    slot(loop, loop->answer_slot)->data = loop->data;
     loop->answer = NULL;
+    record_answer(loop, loop->data);
 }
 
 static void begin(struct pykvm_loop *loop, uint8_t *first, uint64_t address, uint32_t size, uint32_t count,
@@ -121,6 +132,7 @@ static void exit_detail(const struct kvm_run *run, uint64_t *address, uint64_t *
     case KVM_EXIT_DEBUG: *address = run->debug.arch.exception; *data = run->debug.arch.dr6; break;
     case KVM_EXIT_X86_RDMSR: case KVM_EXIT_X86_WRMSR: *address = run->msr.index; *data = run->msr.data; break;
     case KVM_EXIT_HYPERCALL: *address = run->hypercall.nr; break;
+    case KVM_EXIT_IOAPIC_EOI: *address = run->eoi.vector; break;
     case KVM_EXIT_SYSTEM_EVENT: *address = run->system_event.type; break;
     case KVM_EXIT_UNKNOWN: *address = run->hw.hardware_exit_reason; break;
     }
@@ -133,13 +145,17 @@ static void pykvm_record_exit(struct pykvm_loop *loop)
     uint64_t address, data;
     if (loop->stepping && run->exit_reason == KVM_EXIT_DEBUG) return;
     exit_detail(run, &address, &data);
+    pykvm_lock(loop->stream);
     if (pykvm_was_reset(run)) {
         loop->rip = loop->cs = loop->mode = 0;
         loop->code = NO_CODE;
     } else {
         loop->code = find_code(loop);
     }
-    record(loop, run->exit_reason, address, data, 0, 0);
+    loop->answer_entry = record(loop, run->exit_reason, address, data, 0, 0);
+    loop->answer_seq = loop->answer_entry->seq;
+    loop->answer_generation = loop->stream->generation;
+    pykvm_unlock(loop->stream);
 }
 
 static int64_t hold(struct pykvm_loop *loop, int64_t key)
@@ -173,17 +189,39 @@ static int64_t lost_memory(struct pykvm_loop *loop)
     return PYKVM_ERROR;
 }
 
+/* Whether the guest can take the interrupt that waits; if not yet, KVM is asked to exit as soon as it can. What KVM
+ * says of that is of the last exit, and stays true while the access there is completed. */
+static int takes_interrupt(struct pykvm_loop *loop)
+{
+    struct kvm_run *run = loop->run;
+    int now = loop->interrupt && run->ready_for_interrupt_injection && run->if_flag;
+    run->request_interrupt_window = loop->interrupt && !now;
+    return now;
+}
+
+static int64_t serve_next(struct pykvm_loop *loop)
+{
+    struct pykvm_stream *stream = loop->stream;
+    pykvm_lock(stream);
+    if (loop->code_generation != stream->generation) {
+        loop->code = find_code(loop);
+        loop->code_generation = stream->generation;
+    }
+    int64_t key = serve(loop);
+    pykvm_unlock(stream);
+    return key;
+}
+
 static int64_t run_guest(struct pykvm_loop *loop)
 {
     struct kvm_run *run = loop->run;
-    uint64_t valid;
+    struct pykvm_stream *stream = loop->stream;
+    uint64_t valid, room = SLOTS_PER_ACCESS * (1 + stream->shared);
     for (;;) {
-        if (loop->head + SLOTS_PER_ACCESS > loop->limit) return PYKVM_FULL;
-        if (!loop->budget) return PYKVM_BUDGET;
+        if (stream->head + room > stream->limit) return PYKVM_FULL;
+        if (stream->records >= stream->stop_at) return PYKVM_BUDGET;
         if (loop->remaining) {
-            if (loop->code_is_stale) loop->code = find_code(loop);
-            loop->code_is_stale = 0;
-            int64_t key = serve(loop);
+            int64_t key = serve_next(loop);
             if (key >= 0) return key;
             continue;
         }
@@ -193,19 +231,21 @@ static int64_t run_guest(struct pykvm_loop *loop)
             errno = EINTR;
             return failed(loop);
         }
+        if (takes_interrupt(loop)) return PYKVM_INTERRUPT;
         loop->unsettled = 0;
         if (loop->settled_exit) loop->settled_exit = 0;
         else if (ioctl(loop->fd, KVM_RUN, 0) < 0) return failed(loop);
         note_cpu(loop);
-        loop->code_is_stale = 1;
+        loop->code_generation = 0;
         if (run->exit_reason == KVM_EXIT_IO) {
             begin(loop, (uint8_t *)run + run->io.data_offset, run->io.port, run->io.size, run->io.count,
                   run->io.direction == KVM_EXIT_IO_OUT, 0);
         } else if (run->exit_reason == KVM_EXIT_MMIO) {
             if (in_ram(loop, run->mmio.phys_addr, &valid)) return lost_memory(loop);
             begin(loop, run->mmio.data, run->mmio.phys_addr, run->mmio.len, 1, run->mmio.is_write, 1);
-        } else {
+        } else if (run->exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN) {
             if (run->exit_reason == KVM_EXIT_HYPERCALL) run->hypercall.ret = -KVM_ENOSYS;   /* unless answered */
+            loop->unsettled = run->exit_reason == KVM_EXIT_X86_RDMSR || run->exit_reason == KVM_EXIT_X86_WRMSR;
             pykvm_record_exit(loop);
             return PYKVM_EXIT;
         }
@@ -274,6 +314,7 @@ static int pykvm_settle(struct pykvm_loop *loop)
     if (!loop->unsettled) return loop->settled_exit;
     loop->unsettled = 0;
     loop->run->immediate_exit = 1;
+    loop->run->request_interrupt_window = 0;
     int result = ioctl(loop->fd, KVM_RUN, 0);
     int error = errno;
     loop->run->immediate_exit = 0;
@@ -298,4 +339,32 @@ static int pykvm_deadline(struct pykvm_loop *loop, uint64_t nanoseconds)
     if (!nanoseconds && !loop->deadline_owner) return 0;
     return set_timer(&loop->deadline, &loop->deadline_owner, nanoseconds ? gettid() : loop->deadline_owner,
                      nanoseconds, FLUSH_NS);
+}
+
+/* Interrupt the calling thread's runs once, `nanoseconds` from now; 0: not at all. 0 or -errno. */
+static int pykvm_alarm(struct pykvm_loop *loop, uint64_t nanoseconds)
+{
+    if (!nanoseconds && !loop->alarm_owner) return 0;
+    return set_timer(&loop->alarm, &loop->alarm_owner, nanoseconds ? gettid() : loop->alarm_owner, nanoseconds, 0);
+}
+
+/* After PYKVM_INTERRUPT: have the guest take the interrupt `vector` next, and record that; `line` is where it came
+ * from, `waited` for how many ticks of the time-stamp counter. 0 or -errno. */
+static int pykvm_interrupt(struct pykvm_loop *loop, uint32_t vector, uint8_t line, uint64_t waited)
+{
+    struct kvm_interrupt request = { .irq = vector };
+    if (ioctl(loop->fd, KVM_INTERRUPT, &request)) return -errno;
+    loop->run->ready_for_interrupt_injection = 0;
+    pykvm_record_event(loop, PYKVM_RECORD_INTERRUPT, vector, waited, line);
+    return 0;
+}
+
+/* After an exit for an MSR: what RDMSR gives, or that the guest gets #GP. */
+static void pykvm_answer_msr(struct pykvm_loop *loop, int refuse, uint64_t value)
+{
+    struct kvm_run *run = loop->run;
+    run->msr.error = refuse;
+    if (run->exit_reason != KVM_EXIT_X86_RDMSR || refuse) return;
+    run->msr.data = value;
+    record_answer(loop, value);
 }

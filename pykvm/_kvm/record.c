@@ -4,22 +4,34 @@
 /* Record into `window`, whose first slot has the number `base`; slot `number` is its entry (number - base) & mask.
  * Stop before slot `limit`. Code windows before slot `code_since` are written again when needed. The number of
  * slots written is published at `head`. */
-static void pykvm_record_into(struct pykvm_loop *loop, void *window, uint64_t base, uint64_t mask, uint64_t *head,
+static void pykvm_record_into(struct pykvm_stream *stream, void *window, uint64_t base, uint64_t mask, uint64_t *head,
                               uint64_t limit, uint64_t code_since)
 {
-    loop->window = window; loop->base = base; loop->mask = mask; loop->published = head; loop->limit = limit;
-    loop->code_since = code_since; loop->code_is_stale = 1;
+    stream->window = window; stream->base = base; stream->mask = mask; stream->published = head;
+    stream->limit = limit; stream->code_since = code_since;
+    if (!++stream->generation) stream->generation = 1;
+}
+
+static void pykvm_lock(struct pykvm_stream *stream)
+{
+    if (stream->shared)
+        while (atomic_exchange(&stream->lock, 1)) sched_yield();
+}
+
+static void pykvm_unlock(struct pykvm_stream *stream)
+{
+    if (stream->shared) atomic_store(&stream->lock, 0);
 }
 
 static struct pykvm_record *slot(struct pykvm_loop *loop, uint64_t number)
 {
-    return &loop->window[(number - loop->base) & loop->mask];
+    return &loop->stream->window[(number - loop->stream->base) & loop->stream->mask];
 }
 
 static void publish(struct pykvm_loop *loop, uint64_t slots)
 {
-    loop->head += slots;
-    __atomic_store_n(loop->published, loop->head, __ATOMIC_RELEASE);
+    loop->stream->head += slots;
+    __atomic_store_n(loop->stream->published, loop->stream->head, __ATOMIC_RELEASE);
 }
 
 /* Host address of guest-physical `address`, and in *valid how many bytes of its page and range follow it. */
@@ -86,7 +98,7 @@ static uint32_t find_bytes(struct pykvm_loop *loop, uint64_t start, uint64_t rip
 /* Write a code window: up to 32 bytes before rip and 16 from it, as far as the guest has them mapped. */
 static uint32_t write_code(struct pykvm_loop *loop, uint64_t rip)
 {
-    uint64_t number = loop->head, before = rip < PYKVM_CODE_BEFORE ? rip : PYKVM_CODE_BEFORE;
+    uint64_t number = loop->stream->head, before = rip < PYKVM_CODE_BEFORE ? rip : PYKVM_CODE_BEFORE;
     uint64_t start = rip - before, end = rip + PYKVM_CODE_BYTES - PYKVM_CODE_BEFORE;
     const uint8_t *at[2];
     uint8_t length[2], *bytes = (uint8_t *)slot(loop, number + 1);
@@ -121,7 +133,7 @@ static uint32_t find_code(struct pykvm_loop *loop)
     uint64_t rip = linear_rip(loop), cr3 = loop->run->s.regs.sregs.cr3;
     struct seen_code *seen = &loop->seen[(rip * 0x9e3779b97f4a7c15u) >> 54];
     if (seen->length[0] && seen->rip == rip && seen->cr3 == cr3 && seen->cs == loop->cs && seen->mode == loop->mode
-        && seen->slot >= loop->code_since && unchanged(loop, seen))
+        && seen->slot >= loop->stream->code_since && unchanged(loop, seen))
         return seen->slot;
     seen->length[0] = 0;
     uint32_t code = write_code(loop, rip);
@@ -165,14 +177,30 @@ static uint32_t pykvm_fetch(struct pykvm_loop *loop, uint8_t *bytes)
 static struct pykvm_record *record(struct pykvm_loop *loop, uint8_t kind, uint64_t address, uint64_t data,
                                    uint8_t size, uint8_t flags)
 {
-    uint64_t number = loop->head;
+    uint64_t number = loop->stream->head;
     struct pykvm_record *entry = slot(loop, number);
     *entry = (struct pykvm_record){
         .tsc = __rdtsc(), .rip = loop->rip, .address = address, .data = data, .seq = number,
         .code = loop->code, .cs = loop->cs, .kind = kind, .size = size, .flags = flags, .mode = loop->mode,
         .vcpu = loop->vcpu };
-    loop->counts[kind & 63]++;
-    loop->budget--;
+    loop->counts[kind]++;
+    loop->stream->records++;
     publish(loop, 1);
     return entry;
+}
+
+/* Record what is no exit of the guest's. Returns 0, or -1 if the window is full. */
+static int pykvm_record_event(struct pykvm_loop *loop, uint8_t kind, uint64_t address, uint64_t data, uint8_t size)
+{
+    struct pykvm_stream *stream = loop->stream;
+    int result = -1;
+    pykvm_lock(stream);
+    if (stream->head < stream->limit) {
+        loop->code = NO_CODE;
+        loop->code_generation = 0;
+        record(loop, kind, address, data, size, 0);
+        result = 0;
+    }
+    pykvm_unlock(stream);
+    return result;
 }

@@ -20,11 +20,12 @@ __all__ = ["build_parser"]
 
 EXIT_STATUS = """\
 exit status:
-  0      the guest halted for good, or wrote 0 to port 0xf4
+  0      the guest halted for good, switched the machine off, or wrote 0 to port 0xf4
   1-63   the value that the guest wrote to port 0xf4 (63 for larger ones; the summary has the value)
   64     wrong usage            70   KVM gave up, e.g. could not emulate an instruction
   65     bad image or trace     71   the guest crashed (triple fault)
-  69     no usable KVM          74   a host file failed: stdout closed, disk full
+  69     no usable KVM          72   the guest reset the machine
+                                74   a host file failed: stdout closed, disk full
   124    --timeout or --max-exits reached
   130    interrupted: Ctrl-C, or Ctrl-] on a terminal
 """
@@ -143,6 +144,7 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
         default="64M",
         help="RAM (default: 64M)",
     )
+    _add_machine(boot)
     boot.add_argument(
         "--serial",
         metavar="stdio|none|FILE",
@@ -162,6 +164,29 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot.add_argument("--record", metavar="FILE", help="record the trace in FILE; read it with pykvm trace show")
     boot.add_argument("--quiet", action="store_true", help="no summary on stderr; errors only")
     boot.set_defaults(command=_boot)
+
+
+def _add_machine(boot: argparse.ArgumentParser) -> None:
+    boot.add_argument(
+        "--cpus",
+        metavar="N",
+        type=_checked(_count, "a number of 1 or more"),
+        default=1,
+        help="vCPUs (default: 1); the guest starts the others by INIT and SIPI",
+    )
+    boot.add_argument(
+        "--irqchip",
+        choices=("user", "split", "kernel"),
+        help="interrupt controllers and timer: in Python, every access traced (user, default for one vCPU); local "
+        "APICs in the kernel, the rest in Python (split); all in the kernel, fast (kernel, default for --cpus)",
+    )
+    boot.add_argument(
+        "--clock",
+        choices=("real", "virtual"),
+        default="real",
+        help="real: the host's time (default); virtual: 1 us for each access, and no waiting while the guest halts, "
+        "so that each run is the same",
+    )
 
 
 def _add_trace(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -39,7 +39,7 @@ class _NoFastAccess:
         """Do nothing."""
 
 
-def _discard(data: bytes) -> None:
+def _discard(data: bytes) -> object:
     """Output that nobody asked for."""
 
 
@@ -54,6 +54,7 @@ class Device:
     Attributes:
         name: short name in traces.
         registers: the declaration.
+        windows: (offset, bytes) of each range that it answers; empty for one of all its `size`.
         access_bytes: widest access that reaches the device whole; wider ones come in pieces, lowest address first.
         state: everything a snapshot must store; times in it are the clock's.
         output: takes bytes that leave the machine, a serial line's for example.
@@ -65,6 +66,7 @@ class Device:
     name: ClassVar[str] = ""
     registers: ClassVar[tuple[Register, ...]] = ()
     access_bytes: ClassVar[int] = 8
+    windows: ClassVar[tuple[tuple[int, int], ...]] = ()
     State: ClassVar[type[Any]]
 
     _layout: ClassVar[dict[tuple[int, bool], tuple[Register, ...]]] = {}
@@ -83,7 +85,7 @@ class Device:
             body = {**kept, "__annotations__": dict.fromkeys(kept, "int"), "is_generated": True}
             cls.State = record(type(f"{cls.__name__}State", (), body))
 
-    def __init__(self, name: str | None = None, output: Callable[[bytes], None] = _discard) -> None:
+    def __init__(self, name: str | None = None, output: Callable[[bytes], object] = _discard) -> None:
         if name is not None:
             self.name = name  # type: ignore[misc]
         if not self.name.isidentifier():

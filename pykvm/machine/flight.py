@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from pykvm.errors import ConfigurationError
 from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pykvm.model.seams import Vcpu
+    from pykvm.accel.kvm.vm import KvmVm
     from pykvm.trace.decode import Decoder
     from pykvm.trace.record import TraceRecord
 
@@ -19,12 +21,10 @@ __all__ = ["FlightRecorder"]
 
 
 class FlightRecorder:
-    """Records all exits of one vCPU, from the first run on.
+    """Records all exits of a VM, from the first run on.
 
     Args:
-        vcpu: whose exits.
-        time_stamp: reads the time-stamp counter.
-        time_stamp_khz: returns its frequency.
+        vm: whose exits.
         selected: returns, for each device, the values of its bank-selecting registers now.
         describe: returns the machine as docs/trace-format.md says, given `selected` at some point.
         path: file to record in; None for the last records in memory.
@@ -32,28 +32,30 @@ class FlightRecorder:
 
     def __init__(
         self,
-        vcpu: Vcpu,
-        time_stamp: Callable[[], int],
-        time_stamp_khz: Callable[[], int],
+        vm: KvmVm,
         selected: Callable[[], Sequence[Mapping[str, int]]],
         describe: Callable[[Sequence[Mapping[str, int]]], dict[str, Any]],
-        path: str | None,
+        path: str | os.PathLike[str] | None,
     ) -> None:
-        self._vcpu = vcpu
-        self._time_stamp = time_stamp
-        self._time_stamp_khz = time_stamp_khz
+        self._stream = vm.stream
+        self._time_stamp = vm.time_stamp
+        self._time_stamp_khz = vm.time_stamp_khz
         self._selected = selected
         self._describe = describe
-        self._path = path
+        self._path = None if path is None else os.fspath(path)
         self._recorder: Recorder | None = None
         self._started_tsc = 0
         self._live: Decoder | None = None
         self._decoded = 0
 
-    @property
-    def has_started(self) -> bool:
-        """Whether a run has begun: the description is fixed from then on."""
-        return self._recorder is not None
+    def forbid_changes(self, message: str) -> None:
+        """Check that no run has begun: the description is fixed from then on.
+
+        Raises:
+            ConfigurationError: one has.
+        """
+        if self._recorder is not None:
+            raise ConfigurationError(message)
 
     def start(self) -> None:
         """Begin to record, once.
@@ -71,10 +73,10 @@ class FlightRecorder:
             clock = self._time_stamp, self._time_stamp_khz()
             recorder = FileRecorder(self._path, description, *clock, self._checkpoint)
             self._recorder, self._started_tsc = recorder, recorder.started_tsc
-        self._vcpu.record_to(self._recorder)
+        self._stream.record_to(self._recorder)
 
     def _checkpoint(self) -> tuple[int, Sequence[Mapping[str, int]]]:
-        return sum(self._vcpu.counts().values()), self._selected()
+        return self._stream.records, self._selected()
 
     def _decode_from(self, checkpoint: int) -> tuple[Decoder, list[TraceRecord]]:
         """Return a decoder that has seen everything since a checkpoint, and what it made of that."""
@@ -84,7 +86,7 @@ class FlightRecorder:
         start = self._recorder.checkpoints[checkpoint]
         description = self._describe(start.selected)
         decoder = Decoder(description, self._started_tsc, self._time_stamp_khz(), start.records + 1)
-        slots = self._recorder.slots(start.slot, self._vcpu.slots_written)
+        slots = self._recorder.slots(start.slot, self._stream.slots_written)
         return decoder, list(decoder.decode(start.slot, slots))
 
     def follow(self) -> None:
@@ -94,13 +96,13 @@ class FlightRecorder:
         """
         if self._live is None:
             self._live, _ = self._decode_from(-1)
-            self._decoded = self._vcpu.slots_written
+            self._decoded = self._stream.slots_written
 
     def unseen(self) -> list[TraceRecord]:
         """Return the records since the last call."""
         assert self._recorder is not None
         assert self._live is not None
-        end = self._vcpu.slots_written
+        end = self._stream.slots_written
         first, self._decoded = self._decoded, end
         return list(self._live.decode(first, self._recorder.slots(first, end)))
 
@@ -117,4 +119,4 @@ class FlightRecorder:
     def close(self) -> None:
         """Finish the file. Idempotent."""
         if self._recorder is not None:
-            self._recorder.close(self._vcpu.slots_written)
+            self._recorder.close(self._stream.slots_written)

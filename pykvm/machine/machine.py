@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from pykvm.accel.kvm.vm import KvmVm
@@ -16,16 +14,18 @@ from pykvm.boot.flat import load_flat
 from pykvm.bus import Bus, Dispatch, FastPorts
 from pykvm.devices.device import Device
 from pykvm.devices.uart16550 import Uart16550
-from pykvm.errors import AddressError, ConfigurationError, ImageError, KvmError
+from pykvm.errors import AddressError, ConfigurationError, ImageError
 from pykvm.machine.description import describe, selected_banks
+from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
-from pykvm.machine.interrupt import LateInterrupt
-from pykvm.machine.outcome import Outcome, Reason, outcome_of
-from pykvm.machine.pc import standard_devices
+from pykvm.machine.interrupts import IRQCHIPS, interrupts
+from pykvm.machine.outcome import Outcome, Reason
+from pykvm.machine.pc import SERIAL_PORTS, Wiring, parts
+from pykvm.machine.running import Runner
 from pykvm.machine.serial import SerialLine
 from pykvm.memory import GuestMemory
-from pykvm.model.access import Access, Space
-from pykvm.model.exits import DebugExit, Exit, Interrupted, LimitReached
+from pykvm.model.clock import AccessClock, Clock, RealClock
+from pykvm.model.exits import Exit
 from pykvm.model.image import Image, StartMode
 from pykvm.trace.layout import KIND_NAMES
 from pykvm.units import parse_address, parse_size
@@ -37,27 +37,59 @@ if TYPE_CHECKING:
     from pykvm.model.seams import AccessTable
     from pykvm.trace.record import TraceRecord
 
-__all__ = ["Machine"]
+__all__ = ["CLOCKS", "Machine"]
+
+CLOCKS = ("real", "virtual")
+MOST_CPUS = 255
+VIRTUAL_EPOCH_S = 946684800
+"""Time of day at which a virtual clock begins: 2000-01-01 00:00:00 UTC."""
+
+
+def check_options(cpus: int, irqchip: str | None, clock: str) -> str:
+    """Return the kind of interrupt controllers that a machine gets.
+
+    Raises:
+        ConfigurationError: there is no such machine.
+    """
+    if not 1 <= cpus <= MOST_CPUS:
+        raise ConfigurationError(f"{cpus} vCPUs: must be 1 to {MOST_CPUS}")
+    kind = irqchip or ("user" if cpus == 1 else "kernel")
+    if kind not in IRQCHIPS:
+        raise ConfigurationError(f"interrupt controllers {kind!r}: must be one of {', '.join(IRQCHIPS)}")
+    if clock not in CLOCKS:
+        raise ConfigurationError(f"clock {clock!r}: must be one of {', '.join(CLOCKS)}")
+    if kind == "user" and cpus > 1:
+        raise ConfigurationError(f"{cpus} vCPUs need local APICs, which irqchip user has not; choose kernel or split")
+    if kind != "user" and clock == "virtual":
+        raise ConfigurationError(f"a virtual clock cannot drive timers of the kernel, which irqchip {kind} has")
+    return kind
 
 
 class Machine:
-    """A PC: RAM, one vCPU, COM1, a debug console (0xe9), an exit port (0xf4) and the POST port (0x80).
+    """A PC: RAM, vCPUs, and the devices that `pykvm devices` lists.
 
     Args:
         memory: RAM in bytes, or text such as "64M".
+        cpus: number of vCPUs, 1 to 255.
+        irqchip: where the interrupt controllers and the interval timer are: "user" for in Python, where every access
+            is traced; "kernel" for fast, which several vCPUs need; "split" for local APICs in the kernel and the rest
+            in Python. None: user for one vCPU, kernel for several.
+        clock: "real", or "virtual": a microsecond for each access of the guest, and no waiting where it halts.
         serial: takes what the guest sends on COM1, as bytes; `serial.received()` keeps it in any case.
-        debug: takes what the guest writes to its debug console.
+        debug: takes what the guest writes to its debug consoles.
         record: file to record the trace in; without, the last records are kept in memory.
 
     Attributes:
         memory: the guest's RAM.
-        vcpu: its CPU.
+        vcpus: its CPUs.
+        vcpu: the first of them.
         bus: its address map.
         image: what `load` has stored; None before.
+        clock: its time.
+        interrupts: its interrupt controllers.
+        devices: its devices, by name.
         com1: the UART.
         serial: the host's end of COM1.
-        dispatch: answers the guest's accesses; the bus does.
-        outcome: how the last run ended; None before.
 
     Raises:
         AcceleratorError: no guest can run here.
@@ -68,6 +100,9 @@ class Machine:
         self,
         memory: int | str = "64M",
         *,
+        cpus: int = 1,
+        irqchip: str | None = None,
+        clock: str = "real",
         serial: Callable[[bytes], object] | None = None,
         debug: Callable[[bytes], object] | None = None,
         record: str | os.PathLike[str] | None = None,
@@ -75,34 +110,50 @@ class Machine:
         self._vm: KvmVm | None = None
         self.image: Image | None = None
         self._loaded: tuple[int, int] | None = None
-        self._soon: deque[Callable[[], None]] = deque()
-        self._stop: Outcome | None = None
-        self._deadline: float | None = None
         self._flight: FlightRecorder | None = None
-        self.outcome: Outcome | None = None
+        irqchip = check_options(cpus, irqchip, clock)
         self.memory = GuestMemory(parse_size(memory))
         try:
-            self._vm = vm = KvmVm(self.memory)
-            self.vcpu = vm.create_vcpu()
+            self._vm = vm = KvmVm(self.memory, irqchip=None if irqchip == "user" else irqchip)
+            for _ in range(cpus):
+                vm.create_vcpu()
+            vm.exit_on_unknown_msrs()
+            self.vcpus = vm.vcpus
+            self.vcpu = vm.vcpus[0]
             self.bus = Bus()
-            self.dispatch: AccessTable = Dispatch(self.bus)
             self.fast = FastPorts(self.vcpu)
-            self._flight = FlightRecorder(
-                self.vcpu,
-                vm.time_stamp,
-                vm.time_stamp_khz,
-                lambda: selected_banks(self.bus),
-                lambda selected: describe(self.bus, selected, self.image, self.memory.size, KvmVm.name),
-                None if record is None else os.fspath(record),
-            )
+            self.clock: Clock = RealClock() if clock == "real" else AccessClock(lambda: vm.stream.records)
+            self.interrupts = interrupts(irqchip, vm)
+            self._flight = FlightRecorder(vm, lambda: selected_banks(self.bus), self._describe, record)
+            self._runner = Runner(vm, Dispatch(self.bus), self.fast, self.clock, self.interrupts, self._flight)
+            self.devices = DeviceMap(self.bus, self.fast, self.clock, self.interrupts, self.memory)
             self.com1 = Uart16550("com1")
             self.serial = SerialLine(self.com1, self.call_soon, serial)
             self.com1.output = self.serial.write
-            for port, device in standard_devices(self.com1, debug, self._guest_exit).items():
-                self.attach(device, port=port)
+            port, irq = SERIAL_PORTS["com1"]
+            self.attach(self.com1, port=port, irq=irq)
+            for part in (*self.interrupts.parts(), *parts(self._wiring(debug), irqchip)):
+                self.devices.add(part)
         except BaseException:
             self.close()
             raise
+
+    def _wiring(self, debug: Callable[[bytes], object] | None) -> Wiring:
+        wiring = Wiring(
+            memory=self.memory,
+            cpus=len(self.vcpus),
+            epoch_s=VIRTUAL_EPOCH_S if isinstance(self.clock, AccessClock) else time.time(),
+            on_exit=lambda value: self.stop(Outcome(Reason.EXITED, value=value)),
+            on_power_off=lambda: self.stop(Outcome(Reason.POWERED_OFF)),
+            on_reset=lambda how: self.stop(Outcome(Reason.RESET, detail=f"by {how}")),
+            device=self.device,
+        )
+        if debug is not None:
+            wiring.debug = debug
+        return wiring
+
+    def _describe(self, selected: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        return describe(self.bus, selected, self.image, self.memory.size, KvmVm.name, self.interrupts.kind)
 
     @classmethod
     def boot(
@@ -182,111 +233,94 @@ class Machine:
         """The host has written memory and registers only to `load` one image; devices count as the host."""
         return self._loaded == self._host_changes()
 
-    def attach(self, device: Device, *, port: int | None = None, address: int | None = None) -> Device:
+    # ---- devices
+
+    def attach(
+        self, device: Device, *, port: int | None = None, address: int | None = None, irq: int | None = None
+    ) -> Device:
         """Put `device` at an I/O port or a guest-physical address, and return it.
+
+        Args:
+            device: the device.
+            port: where its offset 0 is, 0 to 0xffff.
+            address: the same, in memory.
+            irq: interrupt that its line is, 0 to 15, or to 23 where there is an I/O APIC.
 
         Raises:
             ConfigurationError: not exactly one place is given, or it is taken or out of range, or is RAM, or the
                 trace has begun.
         """
-        if (port is None) == (address is None):
-            raise ConfigurationError(f"device {device.name!r}: give one of port= and address=")
-        if self._recording.has_started:
-            raise ConfigurationError(f"device {device.name!r}: attach devices before the guest runs")
-        if any(mapping.device.name == device.name for mapping in self.bus.mappings):
-            raise ConfigurationError(f"device {device.name!r}: the name is taken; pass another one")
-        if port is not None:
-            self.bus.attach(device, Space.PIO, port, device.size)
-            device.fast = self.fast.at(port)
-        elif address is not None:
-            for region in self.memory.regions:
-                if address < region.address + region.size and region.address < address + device.size:
-                    raise ConfigurationError(
-                        f"device {device.name!r} at {address:#x}: is RAM ({self.memory.layout()}); choose another"
-                    )
-            self.bus.attach(device, Space.MMIO, address, device.size)
-        device.attached()
-        return device
+        self._recording.forbid_changes(f"device {device.name!r}: attach devices before the guest runs")
+        return self.devices.attach(device, port=port, address=address, irq=irq)
+
+    def device(self, name: str) -> Device:
+        """Return the device of that name.
+
+        Raises:
+            ConfigurationError: there is none; the message lists them.
+        """
+        return self.devices[name]
 
     # ---- running
+
+    @property
+    def dispatch(self) -> AccessTable:
+        """Answers the guest's accesses; the bus does."""
+        return self._runner.dispatch
+
+    @dispatch.setter
+    def dispatch(self, table: AccessTable) -> None:
+        self._runner.dispatch = table
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the last run ended; None before."""
+        return self._runner.outcome
 
     def run(self, timeout_s: float | None = None, max_exits: int | None = None) -> Outcome:
         """Run the guest to its end.
 
         Args:
             timeout_s: end it after so many seconds, even if it never exits.
-            max_exits: end it after so many accesses and other exits.
+            max_exits: end it after so many records: accesses, other exits, interrupts.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; the guest can go on with another call.
             Exception: whatever a device raised; the guest is still at that access, and another call begins with it.
         """
-        with self._running(timeout_s, max_exits, fast=True):
-            self._recording.leave()
-            outcome = None
-            with self._interruptible() as late:
-                while outcome is None and not late.came:
-                    try:
-                        outcome = self._conclude(self.vcpu.run(self.dispatch))
-                    except KvmError as error:
-                        outcome = Outcome(Reason.GAVE_UP, detail=str(error))
-            assert outcome is not None  # or KeyboardInterrupt has been raised
-            self.outcome = outcome
-            return outcome
+        self._recording.leave()
+        return self._runner.run(timeout_s, max_exits)
 
     def exits(self, timeout_s: float | None = None, max_exits: int | None = None) -> Iterator[TraceRecord]:
         """Run the guest and yield each exit, once its device has answered and before the guest goes on.
 
-        Every access reaches Python, so this is slower than `run`; the guest sees no difference. Afterwards
-        `outcome` says how it ended.
+        Every access reaches Python, so this is slower than `run`; the guest sees no difference. Several vCPUs go on
+        while an exit of one of them is looked at. Afterwards `outcome` says how it ended.
         """
-        from pykvm.trace import decode  # noqa: F401 - before the clock starts: it takes longer than many a guest runs
-
-        with self._running(timeout_s, max_exits, fast=False):
-            recording = self._recording
-            recording.follow()
-            outcome = None
-            while outcome is None:
-                try:
-                    with self._interruptible():
-                        exit = self.vcpu.run_one(self.dispatch)
-                except KvmError as error:
-                    exit, outcome = None, Outcome(Reason.GAVE_UP, detail=str(error))
-                yield from recording.unseen()
-                if exit is not None and not isinstance(exit, Access):
-                    outcome = self._conclude(exit)
-            self.outcome = outcome
+        yield from self._runner.exits(timeout_s, max_exits)
 
     def steps(self, timeout_s: float | None = None) -> Iterator[Exit]:
         """Run the guest one instruction at a time and yield after each of them, before the next one runs.
 
         Its accesses are answered and recorded as by `run`. Afterwards `outcome` says how it ended. What stepping
         cannot do is said at `KvmVcpu.step`.
+
+        Raises:
+            ConfigurationError: the machine has several vCPUs.
         """
-        with self._running(timeout_s, None, fast=False):
-            self._recording.leave()
-            outcome = None
-            while outcome is None:
-                try:
-                    with self._interruptible():
-                        exit = self.vcpu.step(self.dispatch)
-                except KvmError as error:
-                    outcome = Outcome(Reason.GAVE_UP, detail=str(error))
-                else:
-                    if isinstance(exit, DebugExit):
-                        yield exit
-                    else:
-                        outcome = self._conclude(exit)
-            self.outcome = outcome
+        yield from self._runner.steps(timeout_s)
 
-    def _interruptible(self) -> LateInterrupt:
-        return LateInterrupt(self.vcpu.kick, self._open.guard_signals)
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have `function` called on the running thread between two exits, as soon as can be; from any thread."""
+        self._runner.call_soon(function)
 
-    @property
-    def _open(self) -> KvmVm:
-        if self._vm is None:
-            raise ConfigurationError("the machine is closed; boot another one")
-        return self._vm
+    def stop(self, outcome: Outcome | None = None) -> None:
+        """End the run after the access being served, or the next run at once; from a device or from any thread."""
+        self._runner.stop(outcome or Outcome(Reason.STOPPED))
+
+    def nmi(self) -> None:
+        """Give the guest a non-maskable interrupt, as soon as can be; from any thread."""
+        self.call_soon(self._runner.nmi)
 
     @property
     def _recording(self) -> FlightRecorder:
@@ -294,60 +328,16 @@ class Machine:
             raise ConfigurationError("the machine is closed; boot another one")
         return self._flight
 
-    @contextmanager
-    def _running(self, timeout_s: float | None, max_exits: int | None, fast: bool) -> Iterator[None]:
-        if timeout_s is not None and not timeout_s > 0:
-            raise ConfigurationError(f"timeout of {timeout_s} s: must be more than 0")
-        if max_exits is not None and max_exits < 1:
-            raise ConfigurationError(f"limit of {max_exits} exits: must be 1 or more")
-        self._recording.start()
-        self.fast.enabled = fast
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self.vcpu.set_deadline(timeout_s)
-        self.vcpu.set_budget(max_exits)
-        self._run_soon()
-        try:
-            yield
-        finally:
-            self._stop = None
-            if self._vm is not None:
-                self.vcpu.set_deadline(None)
-                self.vcpu.set_budget(None)
-
-    def _conclude(self, exit: Exit) -> Outcome | None:
-        """Return how the run ends with `exit`; None when it goes on."""
-        if isinstance(exit, (Interrupted, LimitReached)):
-            self._run_soon()
-            if self._stop is not None:
-                return self._stop
-        if not isinstance(exit, Interrupted):
-            return outcome_of(exit)
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return Outcome(Reason.TIMED_OUT, exit)
-        return None
-
-    def _run_soon(self) -> None:
-        while self._soon:
-            self._soon.popleft()()
-
-    def call_soon(self, function: Callable[[], None]) -> None:
-        """Have `function` called on the running thread between two exits, as soon as can be; from any thread."""
-        self._soon.append(function)
-        self.vcpu.kick()
-
-    def stop(self, outcome: Outcome | None = None) -> None:
-        """End the run after the access being served, or the next run at once; from a device or from any thread."""
-        self._stop = outcome or Outcome(Reason.STOPPED)
-        self.vcpu.kick()
-
-    def _guest_exit(self, value: int) -> None:
-        self.stop(Outcome(Reason.EXITED, value=value))
-
     # ---- the trace
 
     def counts(self) -> dict[str, int]:
         """Return the exits so far by kind: pio, mmio, hlt, ..."""
-        return {KIND_NAMES.get(kind, f"kind {kind}"): count for kind, count in self.vcpu.counts().items()}
+        total: dict[str, int] = {}
+        for vcpu in self.vcpus:
+            for kind, count in vcpu.counts().items():
+                name = KIND_NAMES.get(kind, f"kind {kind}")
+                total[name] = total.get(name, 0) + count
+        return total
 
     def last_records(self, count: int) -> list[TraceRecord]:
         """Return the last `count` records of the trace, or as many as are kept (some thousand)."""

@@ -17,6 +17,8 @@ class Reason(Enum):
 
     HALTED = "the guest halted"
     EXITED = "the guest exited"
+    POWERED_OFF = "the guest switched the machine off"
+    RESET = "the guest reset the machine"
     STOPPED = "stopped by the host"
     GAVE_UP = "KVM gave up"
     CRASHED = "the guest crashed"
@@ -28,6 +30,8 @@ class Reason(Enum):
 _STATUS = {
     Reason.HALTED: 0,
     Reason.STOPPED: 0,
+    Reason.POWERED_OFF: 0,
+    Reason.RESET: 72,
     Reason.GAVE_UP: 70,
     Reason.CRASHED: 71,
     Reason.TIMED_OUT: 124,

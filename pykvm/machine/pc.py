@@ -1,29 +1,223 @@
-"""The devices that every machine has, and their places on a PC."""
+"""The devices of a PC: what each is, where it is, and which interrupt is its own.
+
+A device is made when the guest, or its user, first needs it; its module is imported then, so that a guest that only
+prints does not wait for the rest of the PC.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from pykvm.devices.device import Device
-from pykvm.devices.ports import DebugConsole, ExitPort, PostPort
-from pykvm.devices.uart16550 import Uart16550
+from pykvm.model.plain import record
 
-__all__ = ["standard_devices"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.memory import GuestMemory
 
-COM1, DEBUG_CONSOLE, EXIT_PORT, POST_PORT = 0x3F8, 0xE9, 0xF4, 0x80
+__all__ = ["SERIAL_PORTS", "Part", "Wiring", "parts"]
+
+SERIAL_PORTS = {"com1": (0x3F8, 4), "com2": (0x2F8, 3), "com3": (0x3E8, 4), "com4": (0x2E8, 3)}
+"""Port and interrupt of a PC's serial ports, by name."""
 
 
-def standard_devices(
-    com1: Uart16550, debug: Callable[[bytes], object] | None, on_exit: Callable[[int], None]
-) -> dict[int, Device]:
-    """Return the standard devices by port.
+@record(frozen=True)
+class Part:
+    """One device of a machine.
+
+    Attributes:
+        name: in traces.
+        make: returns the device.
+        port: I/O port of its offset 0; None if it is in memory.
+        address: guest-physical address of its offset 0; None if it is at a port.
+        windows: (offset, bytes) of each range that it answers.
+        irqs: (attribute, interrupt) of each of its lines.
+    """
+
+    name: str
+    make: Callable[[], Device]
+    port: int | None = None
+    address: int | None = None
+    windows: tuple[tuple[int, int], ...] = ()
+    irqs: tuple[tuple[str, int], ...] = ()
+
+
+def _nothing() -> None:
+    """Nobody is told."""
+
+
+def _ignore(*values: object) -> None:
+    """Nobody is told."""
+
+
+def _no_device(name: str) -> Device:
+    raise KeyError(name)
+
+
+@record
+class Wiring:
+    """What the devices of a PC are connected to.
+
+    Attributes:
+        memory: the guest's RAM; None where the devices are only looked at.
+        cpus: number of vCPUs.
+        epoch_s: time of day at the machine's time 0, seconds since 1970, UTC.
+        debug: takes what is written to the debug consoles.
+        on_exit: takes the guest's exit value.
+        on_power_off: called when the guest switches the machine off.
+        on_reset: called when the guest resets the machine, with what it used.
+        device: returns one of the machine's devices by name.
+    """
+
+    memory: GuestMemory | None = None
+    cpus: int = 1
+    epoch_s: float = 0.0
+    debug: Callable[[bytes], object] = _ignore
+    on_exit: Callable[[int], None] = _ignore
+    on_power_off: Callable[[], None] = _nothing
+    on_reset: Callable[[str], None] = _ignore
+    device: Callable[[str], Device] = _no_device
+
+
+# ---- one function for each; what it imports is not needed before
+
+
+def _i8042(wiring: Wiring) -> Device:
+    from pykvm.devices.i8042 import I8042
+
+    return I8042(on_reset=lambda: wiring.on_reset("the keyboard controller"))
+
+
+def _rtc(wiring: Wiring) -> Device:
+    from pykvm.devices.rtc146818 import Rtc146818
+    from pykvm.memory import HOLE_END, HOLE_START
+
+    rtc = Rtc146818(epoch_s=wiring.epoch_s)
+    if wiring.memory is not None:
+        low = min(wiring.memory.size, HOLE_START)
+        rtc.set_memory_size(low, wiring.memory.size - low if wiring.memory.size > HOLE_END - HOLE_START else 0)
+    return rtc
+
+
+def _pit(wiring: Wiring) -> Device:
+    from pykvm.devices.pit8254 import Pit8254
+
+    return Pit8254()
+
+
+def _port_b(wiring: Wiring) -> Device:
+    from pykvm.devices.pit8254 import Pit8254
+    from pykvm.devices.port_b import PortB
+
+    pit = wiring.device("pit")
+    assert isinstance(pit, Pit8254)
+    return PortB(pit)
+
+
+def _post(wiring: Wiring) -> Device:
+    from pykvm.devices.ports import PostPort
+
+    return PostPort()
+
+
+def _port_92(wiring: Wiring) -> Device:
+    from pykvm.devices.system_ports import Port92
+
+    return Port92(on_reset=lambda: wiring.on_reset("port 0x92"))
+
+
+def _debug_console(name: str) -> Callable[[Wiring], Device]:
+    def make(wiring: Wiring) -> Device:
+        from pykvm.devices.ports import DebugConsole
+
+        return DebugConsole(name, output=wiring.debug)
+
+    return make
+
+
+def _exit(wiring: Wiring) -> Device:
+    from pykvm.devices.ports import ExitPort
+
+    return ExitPort(on_exit=wiring.on_exit)
+
+
+def _vga(wiring: Wiring) -> Device:
+    from pykvm.devices.vga import VgaText
+
+    return VgaText()
+
+
+def _fw_cfg(wiring: Wiring) -> Device:
+    from pykvm.devices.fw_cfg import FwCfg
+    from pykvm.memory import PAGE_BYTES, GuestMemory
+
+    return FwCfg(wiring.memory or GuestMemory(PAGE_BYTES), cpus=wiring.cpus)
+
+
+def _acpi_pm(wiring: Wiring) -> Device:
+    from pykvm.devices.acpi_pm import AcpiPm
+
+    return AcpiPm(on_power_off=wiring.on_power_off)
+
+
+def _bochs_power(wiring: Wiring) -> Device:
+    from pykvm.devices.ports import BochsPowerPort
+
+    return BochsPowerPort(on_power_off=wiring.on_power_off)
+
+
+def _shutdown(wiring: Wiring) -> Device:
+    from pykvm.devices.ports import ShutdownPort
+
+    return ShutdownPort(on_power_off=wiring.on_power_off)
+
+
+def _pci(wiring: Wiring) -> Device:
+    from pykvm.devices.pci import PciConfig
+
+    return PciConfig(on_reset=lambda: wiring.on_reset("port 0xcf9"))
+
+
+@record(frozen=True)
+class _Place:
+    make: Callable[[Wiring], Device]
+    port: int
+    windows: tuple[tuple[int, int], ...]
+    irqs: tuple[tuple[str, int], ...] = ()
+
+
+_PLACES = {
+    "i8042": _Place(_i8042, 0x60, ((0, 1), (4, 1)), (("irq", 1), ("irq_mouse", 12))),
+    "rtc": _Place(_rtc, 0x70, ((0, 2),), (("irq", 8),)),
+    "post": _Place(_post, 0x80, ((0, 1),)),
+    "port92": _Place(_port_92, 0x92, ((0, 1),)),
+    "debugcon": _Place(_debug_console("debugcon"), 0xE9, ((0, 1),)),
+    "exit": _Place(_exit, 0xF4, ((0, 4),)),
+    "vga": _Place(_vga, 0x3C0, ((0, 32),)),
+    "biosdebug": _Place(_debug_console("biosdebug"), 0x402, ((0, 1),)),
+    "fw_cfg": _Place(_fw_cfg, 0x510, ((0, 12),)),
+    "acpi_pm": _Place(_acpi_pm, 0x600, ((0, 12),), (("irq", 9),)),
+    "pci": _Place(_pci, 0xCF8, ((0, 8),)),
+    "shutdown": _Place(_shutdown, 0x8900, ((0, 1),)),
+    "bochs_power": _Place(_bochs_power, 0xB004, ((0, 2),)),
+}
+_TIMER_PLACES = {"pit": _Place(_pit, 0x40, ((0, 4),), (("irq", 0),)), "port_b": _Place(_port_b, 0x61, ((0, 1),))}
+
+
+def parts(wiring: Wiring, irqchip: str = "user") -> tuple[Part, ...]:
+    """Return the standard devices except the serial ports and the interrupt controllers.
 
     Args:
-        com1: the first serial port.
-        debug: takes what the guest writes to its debug console.
-        on_exit: called with the guest's exit value.
+        wiring: what they are connected to.
+        irqchip: with "kernel", the interval timer is in the kernel too.
     """
-    console = DebugConsole()
-    if debug is not None:
-        console.output = debug  # type: ignore[assignment]
-    return {COM1: com1, DEBUG_CONSOLE: console, EXIT_PORT: ExitPort(on_exit=on_exit), POST_PORT: PostPort()}
+    places = _PLACES if irqchip == "kernel" else {**_PLACES, **_TIMER_PLACES}
+
+    def maker(make: Callable[[Wiring], Device]) -> Callable[[], Device]:
+        return lambda: make(wiring)
+
+    return tuple(
+        Part(name, maker(place.make), port=place.port, windows=place.windows, irqs=place.irqs)
+        for name, place in places.items()
+        if name not in ("i8042", "port92", "vga", "fw_cfg", "pci", "shutdown")  # TEMP
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["NS_PER_S", "Clock", "RealClock", "Timer", "VirtualClock"]
+__all__ = ["NS_PER_S", "AccessClock", "Clock", "RealClock", "Timer", "VirtualClock"]
 
 NS_PER_S = 1_000_000_000
 
@@ -102,8 +102,35 @@ class RealClock(Clock):
             self._paused_ns = None
 
 
+class AccessClock(Clock):
+    """Time that goes on with the guest's accesses, and while it waits: the same at every run.
+
+    Args:
+        count: returns the accesses so far.
+        ns_per_access: how long each of them takes.
+    """
+
+    def __init__(self, count: Callable[[], int], ns_per_access: int = 1000) -> None:
+        super().__init__()
+        self._count = count
+        self._offset_ns = 0
+        self.ns_per_access = ns_per_access
+
+    def now_ns(self) -> int:
+        """Return the time."""
+        return self._offset_ns + self._count() * self.ns_per_access
+
+    def count_at(self, when_ns: int) -> int:
+        """Return the number of accesses at which it is `when_ns` or later."""
+        return -((self._offset_ns - when_ns) // self.ns_per_access)
+
+    def skip_to(self, when_ns: int) -> None:
+        """Let the time until `when_ns` pass without an access."""
+        self._offset_ns += max(0, when_ns - self.now_ns())
+
+
 class VirtualClock(Clock):
-    """Time that goes on only as told: the same at every run. The machine advances it with the guest's accesses."""
+    """Time that goes on only as told."""
 
     def __init__(self, now_ns: int = 0) -> None:
         super().__init__()

@@ -12,13 +12,16 @@ from pykvm.model.plain import record
 __all__ = [
     "DebugExit",
     "EmulationFailure",
+    "EndOfInterrupt",
     "Exit",
     "FailEntry",
     "Halt",
     "Hypercall",
     "InternalError",
+    "InterruptTaken",
     "Interrupted",
     "LimitReached",
+    "LineRaised",
     "MsrAccess",
     "Shutdown",
     "SystemEvent",
@@ -172,6 +175,56 @@ class SystemEvent:
 
 
 @record(frozen=True)
+class EndOfInterrupt:
+    """The guest has ended a level-triggered interrupt of an I/O APIC that is not in the kernel.
+
+    Attributes:
+        vector: the interrupt.
+    """
+
+    vector: int
+
+    def __str__(self) -> str:
+        return f"end of interrupt {self.vector:#x}"
+
+
+@record(frozen=True)
+class InterruptTaken:
+    """An interrupt that the guest takes next. No exit of its own: only a trace has it.
+
+    Attributes:
+        vector: in the guest's interrupt table.
+        line: the input of the interrupt controllers that it came from; None for an NMI.
+        latency_s: seconds from the rise of that line.
+    """
+
+    vector: int
+    line: int | None
+    latency_s: float
+
+    def __str__(self) -> str:
+        if self.line is None:
+            return "interrupt NMI"
+        return f"interrupt {self.vector:#04x} from irq {self.line}, after {self.latency_s * 1e6:.1f} us"
+
+
+@record(frozen=True)
+class LineRaised:
+    """An input of the kernel's interrupt controllers goes up. No exit: only a trace has it.
+
+    When the guest takes the interrupt does not show: the kernel does that.
+
+    Attributes:
+        line: the input.
+    """
+
+    line: int
+
+    def __str__(self) -> str:
+        return f"irq {self.line} raised"
+
+
+@record(frozen=True)
 class Interrupted:
     """A signal, a kick or a deadline took the vCPU out of the guest; running again goes on."""
 
@@ -212,6 +265,9 @@ Exit = (
     | MsrAccess
     | Hypercall
     | SystemEvent
+    | EndOfInterrupt
+    | InterruptTaken
+    | LineRaised
     | Interrupted
     | LimitReached
     | UnknownExit

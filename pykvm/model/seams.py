@@ -10,7 +10,17 @@ from pykvm.model.exits import Exit
 from pykvm.model.register import Register
 from pykvm.model.registers import Registers, SystemRegisters
 
-__all__ = ["AccessTable", "BusDevice", "FastAccess", "PortTables", "Receiver", "RecordSink", "RecordWindow", "Vcpu"]
+__all__ = [
+    "AccessTable",
+    "BusDevice",
+    "FastAccess",
+    "PortTables",
+    "Receiver",
+    "RecordSink",
+    "RecordWindow",
+    "TraceStream",
+    "Vcpu",
+]
 
 
 class AccessTable(Protocol):
@@ -141,11 +151,29 @@ class RecordSink(Protocol):
         """Return the window for the slots from `head` on."""
 
 
+class TraceStream(Protocol):
+    """The trace of a VM, which its vCPUs write."""
+
+    stop_at: int | None
+
+    @property
+    def records(self) -> int:
+        """Records written so far."""
+
+    @property
+    def slots_written(self) -> int:
+        """Slots of the trace written so far."""
+
+    def record_to(self, sink: RecordSink) -> None:
+        """Write the records of all coming exits to `sink`."""
+
+
 class Vcpu(PortTables, Protocol):
     """A virtual CPU, whatever runs it. It belongs to the thread that runs it, except for `kick`."""
 
     index: int
     changes: int
+    acknowledge: Callable[[], tuple[int, int, int]]
 
     def run(self, dispatch: AccessTable) -> Exit:
         """Run until the guest stops for a reason other than an access."""
@@ -165,15 +193,21 @@ class Vcpu(PortTables, Protocol):
     def set_deadline(self, seconds: float | None) -> None:
         """Interrupt runs from so many seconds from now on."""
 
-    def set_budget(self, records: int | None) -> None:
-        """Stop after so many more records."""
+    def set_alarm(self, nanoseconds: int | None) -> None:
+        """Interrupt a run on this thread once, in so many nanoseconds."""
 
-    def record_to(self, sink: RecordSink) -> None:
-        """Write the records of all coming exits to `sink`."""
+    def ask_interrupt(self, level: bool) -> None:
+        """Drive the interrupt input."""
 
     @property
-    def slots_written(self) -> int:
-        """Slots of the trace written so far."""
+    def takes_interrupts(self) -> bool:
+        """The guest had interrupts enabled at the last exit."""
+
+    def nmi(self) -> None:
+        """Give the guest a non-maskable interrupt."""
+
+    def record_event(self, kind: int, address: int, data: int, size: int) -> None:
+        """Record what is no exit of the guest's."""
 
     def counts(self) -> dict[int, int]:
         """Return the records so far by kind."""

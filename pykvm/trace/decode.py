@@ -9,11 +9,14 @@ from pykvm.model.access import Access, Space
 from pykvm.model.exits import (
     DebugExit,
     EmulationFailure,
+    EndOfInterrupt,
     Exit,
     FailEntry,
     Halt,
     Hypercall,
     InternalError,
+    InterruptTaken,
+    LineRaised,
     MsrAccess,
     Shutdown,
     SystemEvent,
@@ -46,6 +49,7 @@ class DecodedDevice:
         self.space = Space(description["space"])
         self.address = int(description["address"])
         self.size = int(description["size"])
+        self._windows = [(int(at), int(size)) for at, size in description.get("windows", [(0, self.size)])]
         self.registers = tuple(Register.from_description(r) for r in description.get("registers", ()))
         selecting = {r.when.register for r in self.registers if r.when}
         selecting |= {m.register for r in self.registers for m in r.moves}
@@ -53,6 +57,13 @@ class DecodedDevice:
             raise ValueError(f"device {self.name!r}: register {unknown.pop()!r} selects others and is not declared")
         given = description.get("selected", {})
         self._selected = {r.name: int(given.get(r.name, r.reset)) for r in self.registers if r.name in selecting}
+
+    def holds(self, access: Access) -> bool:
+        """Tell whether all of `access` is this device's."""
+        offset = access.address - self.address
+        return self.space is access.space and any(
+            at <= offset and offset + access.size <= at + size for at, size in self._windows
+        )
 
     def register(self, access: Access) -> Register | None:
         """Return the register that `access` names now; takes note of a bank switch."""
@@ -129,7 +140,7 @@ class Decoder:
 
     def _record(self, raw: RawRecord) -> TraceRecord:
         number, self._number = self._number, self._number + 1
-        exit = _exit(raw)
+        exit = self._interrupt(raw) if raw.kind == layout.KIND_INTERRUPT else _exit(raw)
         device = register = None
         if isinstance(exit, Access):
             device = self._device(exit)
@@ -149,12 +160,11 @@ class Decoder:
             is_fast=bool(raw.flags & layout.FLAG_FAST),
         )
 
+    def _interrupt(self, raw: RawRecord) -> InterruptTaken:
+        return InterruptTaken(raw.address, None if raw.size == layout.NO_LINE else raw.size, raw.data / self._tsc_hz)
+
     def _device(self, access: Access) -> DecodedDevice | None:
-        for device in self._devices:
-            offset = access.address - device.address
-            if device.space is access.space and offset >= 0 and offset + access.size <= device.size:
-                return device
-        return None
+        return next((device for device in self._devices if device.holds(access)), None)
 
     def _instruction(self, raw: RawRecord, exit: Exit) -> tuple[int, str]:
         code = self._code.get(raw.code)
@@ -196,6 +206,10 @@ def _exit(raw: RawRecord) -> Exit:
             return EmulationFailure(b"") if raw.address == _EMULATION else InternalError(raw.address, ())
         case layout.KIND_SYSTEM_EVENT:
             return SystemEvent(raw.address)
+        case layout.KIND_END_OF_INTERRUPT:
+            return EndOfInterrupt(raw.address)
+        case layout.KIND_LINE:
+            return LineRaised(raw.address)
         case layout.KIND_RDMSR | layout.KIND_WRMSR:
             return MsrAccess(raw.address, raw.kind == layout.KIND_WRMSR, raw.data)
         case _:

@@ -30,6 +30,10 @@ SLOTS_WRITTEN_OFFSET = 16
 RECORD = struct.Struct("<QQQQIIHBBBBBx")
 SLOT_BYTES = 48
 KIND_CODE = 255
+KIND_INTERRUPT = 254
+KIND_LINE = 253
+NO_LINE = 255
+"""An interrupt that comes from no line."""
 NO_CODE = 0xFFFFFFFF
 
 FLAG_WRITE = 1
@@ -45,6 +49,7 @@ KIND_SHUTDOWN = 8
 KIND_FAIL_ENTRY = 9
 KIND_INTERNAL_ERROR = 17
 KIND_SYSTEM_EVENT = 24
+KIND_END_OF_INTERRUPT = 26
 KIND_RDMSR = 29
 KIND_WRMSR = 30
 KIND_NAMES = {
@@ -59,5 +64,8 @@ KIND_NAMES = {
     KIND_INTERNAL_ERROR: "internal error",
     KIND_SYSTEM_EVENT: "system event",
     KIND_RDMSR: "rdmsr",
+    KIND_END_OF_INTERRUPT: "end of interrupt",
     KIND_WRMSR: "wrmsr",
+    KIND_INTERRUPT: "interrupt",
+    KIND_LINE: "interrupt line",
 }

@@ -44,7 +44,7 @@ class LongGuest:
         registers, system = start_state(StartMode.LONG, CODE, memory)
         self.vcpu.set_system_registers(system)
         self.vcpu.set_registers(registers)
-        self.vcpu.record_to(RingRecorder(lambda: (0, ())))
+        self.vcpu.stream.record_to(RingRecorder(lambda: (0, ())))
 
     def run(self, timeout_s: float = DEADLINE_S) -> Exit:
         """Run to the next exit that is no access, and return it."""

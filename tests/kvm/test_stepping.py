@@ -25,7 +25,7 @@ REAL, PROTECTED, LONG = StartMode.REAL, StartMode.PROTECTED, StartMode.LONG
 @contextmanager
 def stepping(machine: Machine, timeout_s: float = DEADLINE_S, max_exits: int | None = None) -> Iterator[Machine]:
     """Let the machine be stepped as it runs: recorded, with a deadline."""
-    with machine._running(timeout_s, max_exits, fast=True):
+    with machine._runner._running(timeout_s, max_exits, fast=True):
         yield machine
 
 
@@ -35,8 +35,8 @@ def step(machine: Machine) -> Exit:
 
 def step_on(machine: Machine) -> Exit:
     """Step, whatever else takes the vCPU out of the guest: input that comes, the timer that posted writes set."""
-    while isinstance(exit := step(machine), Interrupted) and machine._stop is None:
-        machine._run_soon()
+    while isinstance(exit := step(machine), Interrupted) and machine._runner._stop is None:
+        machine._runner._run_soon()
     return exit
 
 

@@ -9,6 +9,7 @@ from pykvm.accel.kvm.ioctl import CData
 from pykvm.model.exits import (
     DebugExit,
     EmulationFailure,
+    EndOfInterrupt,
     Exit,
     FailEntry,
     Halt,
@@ -61,5 +62,6 @@ _DECODERS: dict[int, Callable[[CData], Exit]] = {
     lib.KVM_EXIT_X86_RDMSR: lambda run: MsrAccess(run.msr.index, False, 0),
     lib.KVM_EXIT_X86_WRMSR: lambda run: MsrAccess(run.msr.index, True, run.msr.data),
     lib.KVM_EXIT_HYPERCALL: _hypercall,
+    lib.KVM_EXIT_IOAPIC_EOI: lambda run: EndOfInterrupt(run.eoi.vector),
     lib.KVM_EXIT_SYSTEM_EVENT: lambda run: SystemEvent(run.system_event.type),
 }

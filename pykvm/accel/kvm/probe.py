@@ -163,7 +163,7 @@ class Trial:
         self.vcpu.set_registers(self.registers)
         self.sink = _Sink()
         self.answers = _Answers()
-        self.vcpu.record_to(self.sink)
+        self.vcpu.stream.record_to(self.sink)
         self.vcpu.set_deadline(program.deadline_s)
         self._deadline_s = program.deadline_s
         self._processor_end = time.thread_time() + program.deadline_s

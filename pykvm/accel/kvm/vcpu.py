@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.exits import decode_exit
 from pykvm.accel.kvm.ioctl import CData
+from pykvm.accel.kvm.stream import KvmStream
 from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.accel.kvm.vcpu_state import VcpuState
 from pykvm.errors import ConfigurationError, KvmError
@@ -16,15 +18,22 @@ from pykvm.model.exits import Exit, Interrupted, LimitReached
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
+
     from pykvm.accel.kvm.step import Stepper
-    from pykvm.model.seams import AccessTable, RecordSink
+    from pykvm.model.seams import AccessTable
 
 __all__ = ["KvmVcpu"]
 
 _WRITE = 1
 _POSTED_AT_ONCE = 4096
-_NO_BUDGET = (1 << 64) - 1
-_KINDS = 64
+_KINDS = 256
+_NMI_VECTOR = 2
+_NO_LINE = 255
+
+
+def _nothing_to_acknowledge() -> tuple[int, int, int]:
+    raise RuntimeError("an interrupt is asked for, and nothing acknowledges it")
 
 
 class KvmVcpu(VcpuState):
@@ -35,18 +44,28 @@ class KvmVcpu(VcpuState):
         mapped_bytes: size of its shared page.
         index: its number.
         ram: `struct pykvm_ram` of the VM.
+        stream: where it records.
         has_local_apic: its local APIC is in the kernel.
 
     Attributes:
         is_running: a thread is in `run`, `run_one` or `step`.
+        acknowledge: called when the guest takes the interrupt that `ask_interrupt` asked for; returns its line, its
+            vector, and for how many ticks of the time-stamp counter it has waited.
+        lock: held by whoever runs Python code of the machine, and given up while the guest runs; None where there is
+            one vCPU only.
     """
 
-    def __init__(self, file: VcpuFile, mapped_bytes: int, index: int, ram: CData, has_local_apic: bool) -> None:
+    def __init__(
+        self, file: VcpuFile, mapped_bytes: int, index: int, ram: CData, stream: KvmStream, has_local_apic: bool
+    ) -> None:
         super().__init__(file)
         self.index = index
         self.has_local_apic = has_local_apic
+        self.stream = stream
+        self.acknowledge: Callable[[], tuple[int, int, int]] = _nothing_to_acknowledge
+        self.lock: LockType | None = None
         self._ram = ram
-        self._loop = lib.pykvm_loop_create(file.fd, mapped_bytes, index, ram)
+        self._loop = lib.pykvm_loop_create(file.fd, mapped_bytes, index, ram, stream.data)
         if self._loop == ffi.NULL:
             raise KvmError(
                 "mmap of the vCPU",
@@ -56,8 +75,6 @@ class KvmVcpu(VcpuState):
         self._values = ffi.new("uint32_t[]", _POSTED_AT_ONCE)
         self.is_running = False
         self._stepper: Stepper | None = None
-        self._sink: RecordSink | None = None
-        self._window: tuple[CData, CData] | None = None
 
     # ---- running
 
@@ -73,7 +90,7 @@ class KvmVcpu(VcpuState):
                 begins with it.
         """
         self._enter()
-        enter, loop, key = lib.pykvm_run, self._loop, 0
+        enter, loop, key = lib.pykvm_run if self.lock is None else self._run_unlocked, self._loop, 0
         try:
             while True:
                 while (key := enter(loop, key)) >= 0:
@@ -92,7 +109,7 @@ class KvmVcpu(VcpuState):
         self._enter()
         try:
             while True:
-                exit = self.answer(lib.pykvm_run(self._loop, 0), dispatch)
+                exit = self.answer(self.enter(), dispatch)
                 if exit is not None:
                     return exit
         finally:
@@ -133,6 +150,18 @@ class KvmVcpu(VcpuState):
         finally:
             self.is_running = False
 
+    def enter(self) -> int:
+        """Go on with the loop in C, nothing having been served since it returned; return its key."""
+        return int(lib.pykvm_run(self._loop, 0) if self.lock is None else self._run_unlocked(self._loop, 0))
+
+    def _run_unlocked(self, loop: CData, served: int) -> int:
+        assert self.lock is not None
+        self.lock.release()
+        try:
+            return int(lib.pykvm_run(loop, served))
+        finally:
+            self.lock.acquire()
+
     def _enter(self, is_step: bool = False) -> None:
         if self.is_running:
             raise ConfigurationError("the guest is running; stop it first")
@@ -160,8 +189,11 @@ class KvmVcpu(VcpuState):
         if key == lib.PYKVM_REPLAY:
             self.replay_posted(dispatch)
             return None
+        if key == lib.PYKVM_INTERRUPT:
+            self._interrupt()
+            return None
         if key == lib.PYKVM_FULL:
-            self._advance()
+            self.stream.advance()
             return None
         if key == lib.PYKVM_INTERRUPTED:
             return Interrupted()
@@ -170,6 +202,36 @@ class KvmVcpu(VcpuState):
         if key == lib.PYKVM_ERROR:
             raise KvmError("KVM_RUN", loop.error, _RUN_ERRORS.get(loop.error, ""))
         return decode_exit(loop.run)
+
+    # ---- interrupts
+
+    def ask_interrupt(self, level: bool) -> None:
+        """Drive the vCPU's interrupt input, which interrupt controllers outside the kernel do; in its thread."""
+        self._loop.interrupt = level
+
+    def _interrupt(self) -> None:
+        line, vector, waited = self.acknowledge()
+        result = lib.pykvm_interrupt(self._loop, vector, line, waited)
+        if result < 0:
+            raise KvmError("KVM_INTERRUPT", -result, f"could not deliver vector {vector:#x}")
+
+    def record_event(self, kind: int, address: int, data: int, size: int) -> None:
+        """Record what is no exit of the guest's, such as an interrupt (docs/trace-format.md)."""
+        if lib.pykvm_record_event(self.loop, kind, address, data, size) < 0:
+            self.stream.advance()
+            lib.pykvm_record_event(self.loop, kind, address, data, size)
+
+    def nmi(self) -> None:
+        """Give the guest a non-maskable interrupt; in the vCPU's thread, or while it does not run."""
+        self.file.nmi()
+        self.record_event(lib.PYKVM_RECORD_INTERRUPT, _NMI_VECTOR, 0, _NO_LINE)
+
+    @property
+    def takes_interrupts(self) -> bool:
+        """The guest had interrupts enabled at the last exit (RFLAGS.IF)."""
+        return bool(self.loop.run.if_flag)
+
+    # ---- posted writes
 
     def replay_posted(self, dispatch: AccessTable) -> None:
         """Bring the posted writes so far to their devices; `run` does so by itself unless it is broken off."""
@@ -194,38 +256,11 @@ class KvmVcpu(VcpuState):
         if result < 0:
             raise OSError(-result, f"no timer for the deadline: {os.strerror(-result)}")
 
-    def set_budget(self, records: int | None) -> None:
-        """Return `LimitReached` after so many more records; None: never."""
-        self.loop.budget = _NO_BUDGET if records is None else records
-
-    # ---- recording
-
-    def record_to(self, sink: RecordSink) -> None:
-        """Write the records of all coming exits to `sink`."""
-        self._sink = sink
-        self._advance()
-
-    def _advance(self) -> None:
-        sink = self._sink
-        if sink is None:
-            raise RuntimeError("record_to() comes before run()")
-        window = sink.advance(self.loop.head)
-        buffer, counter = ffi.from_buffer(window.buffer), ffi.from_buffer(sink.counter)
-        lib.pykvm_record_into(
-            self._loop,
-            ffi.cast("char *", buffer) + window.offset,
-            window.base,
-            window.mask,
-            ffi.cast("uint64_t *", ffi.cast("char *", counter) + sink.counter_offset),
-            window.limit,
-            window.code_since,
-        )
-        self._window = buffer, counter
-
-    @property
-    def slots_written(self) -> int:
-        """Slots of the trace written so far."""
-        return int(self.loop.head)
+    def set_alarm(self, nanoseconds: int | None) -> None:
+        """Interrupt the run on this thread once, in so many nanoseconds; None: not at all."""
+        result = lib.pykvm_alarm(self.loop, 0 if nanoseconds is None else max(1, nanoseconds))
+        if result < 0:
+            raise OSError(-result, f"no timer for the machine's clock: {os.strerror(-result)}")
 
     def counts(self) -> dict[int, int]:
         """Return the records so far by kind, KVM's exit reason."""
@@ -246,7 +281,7 @@ class KvmVcpu(VcpuState):
         if self._loop:
             lib.pykvm_loop_destroy(self._loop)
             self._loop = ffi.NULL
-            self._window = self._stepper = None
+            self._stepper = None
             self.file.close()
 
 

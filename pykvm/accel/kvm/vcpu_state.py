@@ -139,6 +139,22 @@ class VcpuState:
         elapsed = int(lib.pykvm_tsc()) - before
         return (now - value) % (1 << 64) <= _FASTEST_TSC * elapsed
 
+    def answer_msr(self, value: int | None) -> None:
+        """Answer the `MsrAccess` that the last run ended with.
+
+        Args:
+            value: what RDMSR gives, 64 bits; anything lets WRMSR succeed. None: the guest gets #GP.
+        """
+        lib.pykvm_answer_msr(self.loop, value is None, (value or 0) & (1 << 64) - 1)
+
+    @property
+    def waits_for_good(self) -> bool:
+        """The vCPU waits in the kernel for an interrupt and has them disabled, or has never been started."""
+        state = self.file.get_mp_state()
+        if state == lib.KVM_MP_STATE_HALTED:
+            return not self.loop.run.if_flag
+        return state == lib.KVM_MP_STATE_UNINITIALIZED
+
     def answer_hypercall(self, value: int) -> None:
         """Have the `Hypercall` that the last run ended with return `value` (RAX, 64 bits) when the guest goes on.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.cpuid import TSC_DEADLINE, X2APIC, CpuidEntry, with_local_apic
+from pykvm.accel.kvm.stream import KvmStream
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu import KvmVcpu
+from pykvm.accel.kvm.vm_interrupts import MsiRoute
 from pykvm.arch.x86 import layout
 from pykvm.errors import AcceleratorError, ConfigurationError
 from pykvm.memory import PAGE_BYTES, GuestMemory
@@ -56,6 +60,7 @@ class KvmVm:
             self._system.close()
             raise
         self.vcpus: list[KvmVcpu] = []
+        self.stream = KvmStream()
         self._regions = memory.regions
         self._buffers = [ffi.from_buffer(region.buffer) for region in memory.regions]
         self._ram = ffi.new("struct pykvm_ram *", {"count": len(self._buffers)})
@@ -84,6 +89,7 @@ class KvmVm:
             self.file.enable_cap(capability, _IOAPIC_PINS)
         else:
             self.file.create_irqchip()
+            self.file.create_pit2(lib.KVM_PIT_SPEAKER_DUMMY)
 
     def _map_memory(self) -> None:
         """Give the guest its memory, or change in place what KVM lets change: the dirty log."""
@@ -98,11 +104,12 @@ class KvmVm:
         try:
             file.set_cpuid2(self._cpuid())
             mapped_bytes = self._system.get_vcpu_mmap_size()
-            vcpu = KvmVcpu(file, mapped_bytes, len(self.vcpus), self._ram, self._has_local_apic)
+            vcpu = KvmVcpu(file, mapped_bytes, len(self.vcpus), self._ram, self.stream, self._has_local_apic)
         except BaseException:
             file.close()
             raise
         self.vcpus.append(vcpu)
+        self.stream.data.shared = len(self.vcpus) > 1
         return vcpu
 
     def _cpuid(self) -> list[CpuidEntry]:
@@ -126,6 +133,22 @@ class KvmVm:
         if not self.file.check_extension("KVM_CAP_EXIT_HYPERCALL") & 1 << _HC_MAP_GPA_RANGE:
             raise AcceleratorError("no exits at hypercalls here: this KVM's KVM_CAP_EXIT_HYPERCALL lacks number 12")
         self.file.enable_cap("KVM_CAP_EXIT_HYPERCALL", 1 << _HC_MAP_GPA_RANGE)
+
+    def exit_on_unknown_msrs(self) -> None:
+        """Have accesses to MSRs that KVM does not know end a run as `MsrAccess`, where this KVM can (Linux 5.10).
+
+        Without this the guest gets #GP.
+        """
+        if self.file.check_extension("KVM_CAP_X86_USER_SPACE_MSR"):
+            self.file.enable_cap("KVM_CAP_X86_USER_SPACE_MSR", lib.KVM_MSR_EXIT_REASON_UNKNOWN)
+
+    def report_end_of_interrupts(self, routes: Sequence[tuple[int, int, int]]) -> None:
+        """Have KVM report when the guest ends an interrupt of an I/O APIC outside the kernel.
+
+        Args:
+            routes: for each input its number, and address and data of the message that it sends.
+        """
+        self.file.set_gsi_routing([MsiRoute(*route) for route in routes])
 
     def log_dirty_pages(self, on: bool) -> None:
         """Begin to log which pages the guest writes, or end it."""
@@ -173,7 +196,8 @@ class KvmVm:
         """Destroy the VM and its vCPUs. Idempotent."""
         for vcpu in self.vcpus:
             vcpu.close()
-        self.vcpus = []
+        self.vcpus.clear()
+        self.stream.close()
         self.file.close()
         self._system.close()
         self._buffers = []

@@ -1,0 +1,135 @@
+"""A guest that has executed HLT: waiting for what wakes it, and noticing that nothing will."""
+
+from __future__ import annotations
+
+import _thread
+import time
+from collections.abc import Callable, Sequence
+
+from pykvm.model.clock import NS_PER_S, AccessClock, Clock, Timer
+from pykvm.model.exits import Halt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.accel.kvm.vcpu import KvmVcpu
+    from pykvm.machine.interrupts import Interrupts
+
+__all__ = ["HaltWatch", "Halted", "IdleSkip"]
+
+LOOK_EVERY_NS = NS_PER_S // 20
+IDLE_NS = NS_PER_S // 50
+LONGEST_S = 3600.0
+
+
+class Halted:
+    """The wait of the one vCPU whose HLT is an exit.
+
+    Args:
+        clock: the machine's time.
+        interrupts: what wakes the guest.
+
+    Attributes:
+        exit: the HLT that the guest waits in; None while it runs.
+    """
+
+    def __init__(self, clock: Clock, interrupts: Interrupts) -> None:
+        self.exit: Halt | None = None
+        self._clock = clock
+        self._interrupts = interrupts
+        self._awake = _thread.allocate_lock()
+        self._awake.acquire()
+
+    def wake(self) -> None:
+        """End `sleep`, now or the next time; from any thread, or a signal's handler."""
+        try:
+            self._awake.release()
+        except RuntimeError:
+            pass  # it is awake
+
+    def sleep(self, deadline: float | None, is_wanted: Callable[[], bool]) -> None:
+        """Wait for the next timer, for `wake`, or until `deadline` (of time.monotonic()).
+
+        Args:
+            deadline: see above; None for none.
+            is_wanted: tells whether the host has something to do at once.
+        """
+        clock = self._clock
+        when = clock.next_ns()
+        if when is not None and isinstance(clock, AccessClock):
+            clock.skip_to(when)
+            return
+        wait_s = LONGEST_S if when is None else (when - clock.now_ns()) / NS_PER_S
+        if deadline is not None:
+            wait_s = min(wait_s, deadline - time.monotonic())
+        if wait_s > 0 and not is_wanted():
+            self._awake.acquire(timeout=wait_s)
+
+
+class IdleSkip:
+    """Lets time pass for a guest that waits for an interrupt without halting, where time is counted in accesses.
+
+    Args:
+        clock: the machine's time.
+        count: returns the accesses so far.
+    """
+
+    def __init__(self, clock: AccessClock, count: Callable[[], int]) -> None:
+        self._clock = clock
+        self._count = count
+        self._seen = -1
+        self._end_ns = 0
+
+    def start(self, vcpu: KvmVcpu) -> None:
+        """Look at the guest, which `vcpu` runs, after a while of the host's time."""
+        self._seen = self._count()
+        self._end_ns = time.monotonic_ns() + IDLE_NS
+        vcpu.set_alarm(IDLE_NS)
+
+    def look(self, vcpu: KvmVcpu) -> None:
+        """Skip to the next timer if the while is over and the guest has made no access in it."""
+        if time.monotonic_ns() < self._end_ns:
+            return
+        when = self._clock.next_ns()
+        if when is not None and self._count() == self._seen:
+            self._clock.skip_to(when)
+        self.start(vcpu)
+
+
+class HaltWatch:
+    """Looks now and then whether all vCPUs wait in the kernel for an interrupt that they do not take.
+
+    Args:
+        vcpus: the vCPUs, whose local APICs are in the kernel.
+        clock: the machine's time.
+        kick: brings all of them out of the guest.
+    """
+
+    def __init__(self, vcpus: Sequence[KvmVcpu], clock: Clock, kick: Callable[[], None]) -> None:
+        self._vcpus = vcpus
+        self._clock = clock
+        self._kick = kick
+        self._timer = Timer(self._look)
+        self._now: dict[int, int] = {}
+        self._before: dict[int, int] = {}
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._now, self._before = {}, {}
+        self._clock.arm(self._timer, self._clock.now_ns() + LOOK_EVERY_NS)
+
+    def _look(self) -> None:
+        """Begin a round: each vCPU says how it is when it comes out of the guest."""
+        self._before, self._now = self._now, {}
+        self._clock.arm(self._timer, self._clock.now_ns() + LOOK_EVERY_NS)
+        self._kick()
+
+    def is_over(self, vcpu: KvmVcpu) -> bool:
+        """Take note of how `vcpu` is; tell whether none can go on, nor could in the round before.
+
+        Two rounds, at the same places: one vCPU may have woken another before it halted itself.
+        """
+        if vcpu.waits_for_good:
+            self._now[vcpu.index] = vcpu.rip_at_exit
+        else:
+            self._now.pop(vcpu.index, None)
+        return len(self._now) == len(self._vcpus) and self._now == self._before
