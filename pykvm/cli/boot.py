@@ -97,10 +97,12 @@ def _trace(machine: Machine, timeout_s: float | None, max_exits: int | None) -> 
 
 def _summarise(machine: Machine, outcome: Outcome, elapsed_s: float) -> None:
     counts = machine.counts()
+    interrupts = counts.pop("interrupt", 0)
     total = sum(counts.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     noun = "exit" if total == 1 else "exits"
-    _say(f"pykvm: {outcome}; {total} {noun}{f' ({kinds})' if kinds else ''} in {elapsed_s:.3f} s")
+    taken = f", {interrupts} interrupt{'s' if interrupts > 1 else ''}" if interrupts else ""
+    _say(f"pykvm: {outcome}; {total} {noun}{f' ({kinds})' if kinds else ''}{taken} in {elapsed_s:.3f} s")
     if outcome.reason in NEEDS_AUTOPSY:
         from pykvm.report.autopsy import autopsy
 

@@ -15,7 +15,7 @@ from pykvm.arch.x86.instruction import split_prefixes
 from pykvm.errors import AcceleratorError
 from pykvm.machine import Machine
 from pykvm.model.access import Access
-from pykvm.model.exits import LimitReached, Shutdown
+from pykvm.model.exits import InterruptTaken, LimitReached, Shutdown
 from pykvm.model.registers import CpuMode, Registers, SystemRegisters
 from pykvm.report.code import instruction_bytes, read_linear
 
@@ -103,7 +103,11 @@ def rerun_to_fault(machine: Machine) -> Rerun:
         return Rerun(None, "the host has changed the guest since its image was loaded")
     if sum(machine.counts().values()) > MOST_ACCESSES:
         return Rerun(None, f"the run has more than {MOST_ACCESSES} exits")
+    if len(machine.vcpus) > 1 or machine.interrupts.kind != "user":
+        return Rerun(None, "what the kernel's interrupt controllers do is not in the trace")
     records = machine.last_records(MOST_ACCESSES)
+    if any(isinstance(record.exit, InterruptTaken) for record in records):
+        return Rerun(None, "interrupts came, and not where single steps would take them again")
     accesses = [record.exit for record in records if isinstance(record.exit, Access)]
     if not records or records[0].number != 1 or len(accesses) != len(records) - 1:
         return Rerun(None, "not all of the run is kept, or it was more than one run")

@@ -1,0 +1,256 @@
+"""Interrupts reach the guest: from the timer, from a device, from the host; by controllers in Python or the kernel."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from pykvm import Access, Device, Machine, Reason, Register
+from pykvm.errors import ConfigurationError
+from pykvm.model.exits import Halt, InterruptTaken, LineRaised
+from pykvm.trace.record import TraceRecord
+from tests.machine.tick_guest import HALTING, POLLING, SPINNING, TICKS, VECTOR, tick_guest
+from tests.support import DEADLINE_S, code_machine
+
+pytestmark = pytest.mark.kvm
+
+WAITS = {"halting": HALTING, "spinning": SPINNING, "polling": POLLING}
+DOT = "debugcon.DATA"
+
+
+def named(records: list[TraceRecord], name: str) -> list[int]:
+    """Return the values that were written to a register."""
+    return [r.exit.value for r in records if r.name == name and isinstance(r.exit, Access)]
+
+
+def taken(records: list[TraceRecord]) -> list[InterruptTaken]:
+    return [record.exit for record in records if isinstance(record.exit, InterruptTaken)]
+
+
+@pytest.mark.parametrize("clock", ["real", "virtual"])
+@pytest.mark.parametrize("wait", WAITS)
+def test_the_timer_interrupts_a_guest_however_it_waits(wait: str, clock: str) -> None:
+    with code_machine(tick_guest(WAITS[wait]), clock=clock) as machine:
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+        records = machine.last_records(1 << 13)
+    assert named(records, DOT)[-TICKS:] == [ord(".")] * TICKS
+    found = taken(records)
+    assert {(each.vector, each.line) for each in found} == {(VECTOR, 0)}
+    assert all(0 <= each.latency_s < DEADLINE_S for each in found)
+
+
+@pytest.mark.parametrize("irqchip", ["user", "split", "kernel"])
+def test_the_controllers_may_be_anywhere(irqchip: str) -> None:
+    with code_machine(tick_guest(), irqchip=irqchip) as machine:
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+        assert machine.vcpu.registers().rcx == TICKS
+        records = machine.last_records(1 << 13)
+    # What the kernel does, the trace does not have.
+    assert bool(named(records, "pic1.ICW1")) == (irqchip != "kernel")
+    assert len(taken(records)) == (0 if irqchip == "kernel" else TICKS)
+
+
+@pytest.mark.parametrize("wait", ["halting", "polling"])
+def test_virtual_time_is_the_same_each_time_and_with_the_fast_tables_off(wait: str) -> None:
+    """The guest is interrupted at the same access, whichever way it is run."""
+
+    def what(record: TraceRecord) -> tuple[object, ...]:
+        exit = record.exit
+        return record.number, (exit.vector, exit.line) if isinstance(exit, InterruptTaken) else exit, record.name
+
+    runs = []
+    for fast in (True, True, False):
+        with code_machine(tick_guest(WAITS[wait]), clock="virtual") as machine:
+            if fast:
+                machine.run(DEADLINE_S)
+                records = machine.last_records(1 << 20)
+            else:
+                records = list(machine.exits(DEADLINE_S))[-(1 << 12) :]
+            runs.append([what(record) for record in records])
+    length = min(map(len, runs))
+    assert length > TICKS
+    assert runs[0][-length:] == runs[1][-length:] == runs[2][-length:]
+
+
+def test_virtual_time_passes_at_once_while_the_guest_halts() -> None:
+    with code_machine(tick_guest(), clock="virtual") as machine:
+        machine.run(DEADLINE_S)
+        assert 50e6 <= machine.clock.now_ns() < 60e6  # five ticks of 10 ms
+
+
+def test_real_time_passes_while_the_guest_halts() -> None:
+    started = time.monotonic()
+    with code_machine(tick_guest()) as machine:
+        machine.run(DEADLINE_S)
+        assert machine.clock.now_ns() >= 49e6
+    assert time.monotonic() - started >= 0.049
+
+
+def test_the_clock_stands_still_between_runs() -> None:
+    with code_machine(tick_guest()) as machine:
+        machine.run(DEADLINE_S)
+        now = machine.clock.now_ns()
+        time.sleep(0.01)
+        assert machine.clock.now_ns() == now
+
+
+def test_interrupts_can_be_looked_at_as_they_come() -> None:
+    with code_machine(tick_guest()) as machine:
+        exits = [record.exit for record in machine.exits(DEADLINE_S)]
+    first = next(n for n, exit in enumerate(exits) if isinstance(exit, InterruptTaken))
+    assert isinstance(exits[first - 1], Halt)
+    assert isinstance(exits[-1], Halt)
+    assert sum(isinstance(exit, InterruptTaken) for exit in exits) == TICKS
+
+
+def test_single_steps_go_through_interrupts() -> None:
+    with code_machine(tick_guest(), clock="virtual") as machine:
+        for _ in machine.steps(DEADLINE_S):
+            pass
+        assert machine.outcome is not None
+        assert machine.outcome.reason is Reason.HALTED
+        assert machine.vcpu.registers().rcx == TICKS
+
+
+class Bell(Device):
+    """Rings by its interrupt: at once when the guest asks for it, or when the host does."""
+
+    name = "bell"
+    registers = (Register("RING", 0), Register("RUNG", 1, access="r"))
+    access_bytes = 1
+
+    def write_RING(self, value: int) -> None:
+        self.state.rung += value
+        self.irq.set(bool(value))
+
+
+# The tick guest, but for irq 5: mask 0xdf, vector 0x25; the guest rings the bell itself; the handler silences it.
+BELL_GUEST = (
+    "31 c0 8e d8 c7 06 94 00 HANDLER c7 06 96 00 00 00 b0 11 e6 20 e6 a0 b0 20 e6 21 b0 28 e6 a1 b0 04 e6 21"
+    "b0 02 e6 a1 b0 01 e6 21 e6 a1 b0 df e6 21 b0 ff e6 a1 31 c9 fb RING f4 83 f9 01 72 fa fa f4"
+)
+BELL_HANDLER = "41 ba 00 05 30 c0 ee b0 20 e6 20 cf"
+
+
+def bell_guest(rings_itself: bool) -> bytes:
+    code = BELL_GUEST.replace("RING", "ba 00 05 b0 01 ee" if rings_itself else "")
+    at = 0x7C00 + len(bytes.fromhex(code.replace("HANDLER", "00 00")))
+    return bytes.fromhex(code.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + BELL_HANDLER)
+
+
+@pytest.mark.parametrize("irqchip", ["user", "split", "kernel"])
+def test_a_device_interrupts(irqchip: str) -> None:
+    with code_machine(bell_guest(True), irqchip=irqchip) as machine:
+        machine.attach(Bell(), port=0x500, irq=5)
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+        assert machine.vcpu.registers().rcx == 1
+        records = machine.last_records(1 << 13)
+    if irqchip == "kernel":
+        assert [record.exit for record in records if isinstance(record.exit, LineRaised)] == [LineRaised(5)]
+    else:
+        assert [(each.vector, each.line) for each in taken(records)] == [(0x25, 5)]
+
+
+@pytest.mark.parametrize("irqchip", ["user", "split", "kernel"])
+def test_the_host_wakes_a_guest_that_halts(irqchip: str) -> None:
+    with code_machine(bell_guest(False), irqchip=irqchip) as machine:
+        bell = machine.attach(Bell(), port=0x500, irq=5)
+        timer = threading.Timer(0.05, lambda: machine.call_soon(lambda: bell.irq.set(True)))
+        timer.start()
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+        timer.join()
+        assert machine.vcpu.registers().rcx == 1
+
+
+def test_two_devices_share_a_line() -> None:
+    with code_machine("f4") as machine:
+        one, two = Bell("one"), Bell("two")
+        machine.attach(one, port=0x500, irq=5)
+        machine.attach(two, port=0x510, irq=5)
+        pic = machine.interrupts.pic
+        one.irq.set(True)
+        two.irq.set(True)
+        one.irq.set(False)
+        assert pic.master.state.irr & 1 << 5
+        two.irq.set(False)
+        assert not pic.master.state.irr & 1 << 5
+
+
+@pytest.mark.parametrize("irqchip", ["user", "split", "kernel"])
+def test_a_halted_guest_without_interrupts_has_ended(irqchip: str) -> None:
+    with code_machine("fa f4", irqchip=irqchip) as machine:
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+
+
+def test_a_halted_guest_whom_no_controller_can_wake_has_ended() -> None:
+    with code_machine("fb f4") as machine:
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+
+
+@pytest.mark.parametrize("irqchip", ["user", "kernel"])
+def test_a_timeout_ends_a_guest_that_waits(irqchip: str) -> None:
+    with code_machine(bell_guest(False), irqchip=irqchip) as machine:
+        machine.attach(Bell(), port=0x500, irq=5)
+        assert machine.run(0.1).reason is Reason.TIMED_OUT
+        assert machine.run(0.1).reason is Reason.TIMED_OUT  # it has not gone past its hlt
+        machine.call_soon(lambda: machine.device("bell").irq.set(True))
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+
+
+def test_another_thread_stops_a_guest_that_waits() -> None:
+    with code_machine(bell_guest(False)) as machine:
+        machine.attach(Bell(), port=0x500, irq=5)
+        timer = threading.Timer(0.05, machine.stop)
+        timer.start()
+        assert machine.run(DEADLINE_S).reason is Reason.STOPPED
+        timer.join()
+
+
+# Vector 2's handler writes 0x4e to the debug console and halts with interrupts off.
+NMI_GUEST = "31 c0 8e d8 c7 06 08 00 HANDLER c7 06 0a 00 00 00 WAIT"
+NMI_HANDLER = "b0 4e e6 e9 fa f4"
+
+
+@pytest.mark.parametrize("irqchip", ["user", "kernel"])
+@pytest.mark.parametrize("wait", ["eb fe", "90 90 eb fc"])
+def test_an_nmi_reaches_the_guest(irqchip: str, wait: str) -> None:
+    code = NMI_GUEST.replace("WAIT", wait)
+    at = 0x7C00 + len(bytes.fromhex(code.replace("HANDLER", "00 00")))
+    guest = bytes.fromhex(code.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + NMI_HANDLER)
+    debug = bytearray()
+    with code_machine(guest, irqchip=irqchip, debug=debug.extend) as machine:
+        timer = threading.Timer(0.05, machine.nmi)
+        timer.start()
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+        timer.join()
+        assert InterruptTaken(2, None, 0.0) in taken(machine.last_records(100))
+    assert debug == b"N"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus": 0}, "0 vCPUs: must be 1 to 255"),
+        ({"cpus": 256}, "256 vCPUs: must be 1 to 255"),
+        ({"irqchip": "both"}, "interrupt controllers 'both': must be one of user, split, kernel"),
+        ({"cpus": 2, "irqchip": "user"}, "2 vCPUs need local APICs, which irqchip user has not"),
+        ({"clock": "fast"}, "clock 'fast': must be one of real, virtual"),
+        ({"clock": "virtual", "irqchip": "kernel"}, "a virtual clock cannot drive timers of the kernel"),
+    ],
+)
+def test_a_machine_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Machine(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("irqchip", "irq"), [("user", 16), ("kernel", 24), ("user", -1)])
+def test_a_line_that_is_not_there(irqchip: str, irq: int) -> None:
+    with code_machine("f4", irqchip=irqchip) as machine, pytest.raises(ConfigurationError, match=f"irq {irq}: must be"):
+        machine.attach(Bell(), port=0x500, irq=irq)
+
+
+def test_msi_needs_a_local_apic() -> None:
+    with code_machine("f4") as machine, pytest.raises(ConfigurationError, match="no local APIC"):
+        machine.interrupts.signal_msi(0xFEE00000, 0x40)
