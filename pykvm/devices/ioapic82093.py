@@ -198,7 +198,7 @@ class IoApic82093(Device):
         """Take the end of the level-triggered interrupt `vector`; a pin that is still up interrupts again."""
         low = self.state.low
         for pin, _, data in self._level_routes:
-            if data & VECTOR == vector and low[pin] & REMOTE_IRR:
+            if data & VECTOR == vector:
                 low[pin] &= ~REMOTE_IRR
                 self._serve_level(pin)
 
