@@ -90,7 +90,7 @@ class IoApic82093(Device):
     Args:
         name: in traces.
         send: called with address and data of each message.
-        on_routes: called when `level_routes` has changed, which `level_vectors` follows.
+        on_routes: called when what `routes` returns has changed, and so when `level_vectors` has.
         version: 0x11 is the 82093AA, without the EOI register; 0x20 has it.
     """
 
@@ -158,7 +158,7 @@ class IoApic82093(Device):
         self.send = send
         self.on_routes = on_routes
         self.version = version
-        self._level_routes: tuple[tuple[int, int, int], ...] = ()
+        self._routes: tuple[tuple[int, int, int], ...] = ()
         for pin in range(PINS):
             setattr(self, f"read_IOREDTBL{pin}_LOW", partial(self._read_low, pin))
             setattr(self, f"write_IOREDTBL{pin}_LOW", partial(self._write_low, pin))
@@ -197,7 +197,7 @@ class IoApic82093(Device):
     def end_of_interrupt(self, vector: int) -> None:
         """Take the end of the level-triggered interrupt `vector`; a pin that is still up interrupts again."""
         low = self.state.low
-        for pin, _, data in self._level_routes:
+        for pin, _, data in self._routes:
             if data & VECTOR == vector:
                 low[pin] &= ~REMOTE_IRR
                 self._serve_level(pin)
@@ -209,15 +209,14 @@ class IoApic82093(Device):
         held = LEVEL | MESSAGE_ASSERT if _is_held(low) else 0
         return address, low & (VECTOR | DELMOD) | held
 
-    @property
-    def level_routes(self) -> tuple[tuple[int, int, int], ...]:
-        """Pin, address and data of each level-triggered entry, masked or not: those whose end must be told."""
-        return self._level_routes
+    def routes(self) -> tuple[tuple[int, int, int], ...]:
+        """Return pin, address and data of each level-triggered entry, masked or not: those whose end must be told."""
+        return self._routes
 
     @property
-    def level_vectors(self) -> frozenset[int]:
+    def level_vectors(self) -> set[int]:
         """Vectors of the level-triggered entries, masked or not."""
-        return frozenset(data & VECTOR for _, _, data in self._level_routes)
+        return {data & VECTOR for _, _, data in self._routes}
 
     # ---- registers
 
@@ -270,8 +269,8 @@ class IoApic82093(Device):
     def _find_routes(self) -> None:
         low = self.state.low
         routes = tuple((pin, *self.message(pin)) for pin in range(PINS) if _is_held(low[pin]))
-        if routes != self._level_routes:
-            self._level_routes = routes
+        if routes != self._routes:
+            self._routes = routes
             self.on_routes()
 
 

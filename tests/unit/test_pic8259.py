@@ -9,62 +9,8 @@ import pytest
 
 from pykvm.devices.pic8259 import Pic8259, SlavePic8259
 from pykvm.model.access import Access, Space
-from pykvm.model.interrupt import InterruptLine
 from pykvm.trace.decode import DecodedDevice
-
-EOI, ROTATE, READ_IRR, READ_ISR, POLL = 0x20, 0xA0, 0x0A, 0x0B, 0x0C
-SMM_ON, SMM_OFF = 0x68, 0x48
-
-
-class Chip:
-    """A single 8259A at vector 0x20, as a driver and its pins see it."""
-
-    def __init__(self, icw1: int = 0x13, icw4: int = 0x01, kind: type[Pic8259] = Pic8259) -> None:
-        self.levels: list[bool] = []
-        self.pic = kind()
-        self.pic.int_output = InterruptLine(self.levels.append)
-        self.pic.attached()
-        self.command(icw1)
-        self.data(0x20, *([] if icw1 & 2 else [0x04]), *([icw4] if icw1 & 1 else []))
-
-    def command(self, *values: int) -> None:
-        for value in values:
-            self.pic.write(0, 1, value)
-
-    def data(self, *values: int) -> None:
-        for value in values:
-            self.pic.write(1, 1, value)
-
-    def up(self, *levels: int) -> None:
-        for level in levels:
-            self.pic.set_input(level, True)
-
-    def down(self, *levels: int) -> None:
-        for level in levels:
-            self.pic.set_input(level, False)
-
-    @property
-    def int(self) -> bool:
-        return self.pic.int_output.level
-
-    def status(self, which: int) -> int:
-        self.command(which)
-        return self.pic.read(0, 1)
-
-    @property
-    def irr(self) -> int:
-        return self.status(READ_IRR)
-
-    @property
-    def isr(self) -> int:
-        return self.status(READ_ISR)
-
-    def take(self, *levels: int) -> None:
-        """Have each of `levels` requested and acknowledged, one after the other."""
-        for level in levels:
-            self.up(level)
-            assert self.pic.acknowledge() == level
-
+from tests.pics import EOI, POLL, READ_ISR, SMM_ON, Chip
 
 # ---- initialization
 
@@ -78,7 +24,7 @@ def test_the_sequence_has_the_words_that_icw1_asks_for(icw1: int, words: tuple[i
     chip.command(icw1)
     for word in words:
         chip.up(3)
-        assert not chip.int
+        assert not chip.asks
         chip.down(3)
         chip.data(word)
     chip.data(0xA5)
@@ -86,7 +32,7 @@ def test_the_sequence_has_the_words_that_icw1_asks_for(icw1: int, words: tuple[i
     assert (chip.pic.state.icw2, chip.pic.state.icw4) == (0x20, icw1 & 1)
     assert chip.pic.state.icw3 == (0 if icw1 & 2 else 4)
     chip.up(3)
-    assert chip.int
+    assert chip.asks
 
 
 def test_before_initialization_only_the_mask_works() -> None:
@@ -134,12 +80,12 @@ def test_initialization_resets_the_edge_detection() -> None:
     chip.up(1)
     chip.command(0x13)
     chip.data(0x20, 0x01)
-    assert (chip.int, chip.irr) == (False, 0)
+    assert (chip.asks, chip.irr) == (False, 0)
     chip.up(1)
-    assert not chip.int, "it is the same level"
+    assert not chip.asks, "it is the same level"
     chip.down(1)
     chip.up(1)
-    assert (chip.int, chip.irr) == (True, 2)
+    assert (chip.asks, chip.irr) == (True, 2)
 
 
 def test_a_slave_has_number_7_until_icw3() -> None:
@@ -174,16 +120,16 @@ def test_the_highest_request_comes_first_and_blocks_those_below() -> None:
     """Fully nested mode: 0 is the highest; an end of interrupt lets the next one through."""
     chip = Chip()
     chip.up(5, 2, 6)
-    assert (chip.int, chip.irr, chip.pic.acknowledge()) == (True, 0x64, 2)
-    assert (chip.int, chip.irr, chip.isr) == (False, 0x60, 0x04)
+    assert (chip.asks, chip.irr, chip.pic.acknowledge()) == (True, 0x64, 2)
+    assert (chip.asks, chip.irr, chip.isr) == (False, 0x60, 0x04)
     chip.up(1)
-    assert chip.int
+    assert chip.asks
     assert chip.pic.acknowledge() == 1
     assert chip.isr == 0x06
     chip.command(EOI)
-    assert (chip.isr, chip.int) == (0x04, False)
+    assert (chip.isr, chip.asks) == (0x04, False)
     chip.command(EOI)
-    assert (chip.isr, chip.int, chip.pic.acknowledge()) == (0, True, 5)
+    assert (chip.isr, chip.asks, chip.pic.acknowledge()) == (0, True, 5)
 
 
 def test_the_same_level_waits_for_its_end() -> None:
@@ -191,9 +137,9 @@ def test_the_same_level_waits_for_its_end() -> None:
     chip.take(3)
     chip.down(3)
     chip.up(3)
-    assert (chip.irr, chip.int) == (8, False)
+    assert (chip.irr, chip.asks) == (8, False)
     chip.command(EOI)
-    assert (chip.int, chip.pic.acknowledge()) == (True, 3)
+    assert (chip.asks, chip.pic.acknowledge()) == (True, 3)
 
 
 def test_mask() -> None:
@@ -201,13 +147,13 @@ def test_mask() -> None:
     chip = Chip()
     chip.data(0x08)
     chip.up(3)
-    assert (chip.int, chip.irr, chip.pic.acknowledge()) == (False, 8, None)
+    assert (chip.asks, chip.irr, chip.pic.acknowledge()) == (False, 8, None)
     chip.up(6)
-    assert chip.int
+    assert chip.asks
     chip.data(0x48)
-    assert not chip.int
+    assert not chip.asks
     chip.data(0)
-    assert (chip.int, chip.pic.acknowledge()) == (True, 3)
+    assert (chip.asks, chip.pic.acknowledge()) == (True, 3)
 
 
 # ---- triggering
@@ -218,23 +164,23 @@ def test_an_edge_is_one_request() -> None:
     chip = Chip()
     chip.take(4)
     chip.command(EOI)
-    assert (chip.int, chip.irr) == (False, 0)
+    assert (chip.asks, chip.irr) == (False, 0)
     chip.down(4)
-    assert not chip.int
+    assert not chip.asks
     chip.up(4)
-    assert chip.int
+    assert chip.asks
 
 
 def test_a_level_requests_again_until_it_falls() -> None:
     """Edge and level triggered modes: LTIM; the request must be removed before the end of interrupt."""
     chip = Chip(icw1=0x1B)
     chip.take(4)
-    assert (chip.int, chip.irr) == (False, 0x10)
+    assert (chip.asks, chip.irr) == (False, 0x10)
     chip.command(EOI)
-    assert (chip.int, chip.pic.acknowledge()) == (True, 4)
+    assert (chip.asks, chip.pic.acknowledge()) == (True, 4)
     chip.down(4)
     chip.command(EOI)
-    assert (chip.int, chip.irr) == (False, 0)
+    assert (chip.asks, chip.irr) == (False, 0)
 
 
 def test_levels_one_by_one() -> None:
@@ -243,10 +189,10 @@ def test_levels_one_by_one() -> None:
     chip.take(5)
     chip.command(EOI)
     chip.pic.set_level_inputs(0x20)
-    assert chip.int
+    assert chip.asks
     assert chip.pic.acknowledge() == 5
     chip.command(EOI)
-    assert chip.int
+    assert chip.asks
     chip.take(4)
     chip.command(EOI)
     assert chip.irr == 0x20
@@ -257,7 +203,7 @@ def test_initialization_in_level_mode_keeps_requests() -> None:
     chip.up(2)
     chip.command(0x1B)
     chip.data(0x20, 0x01)
-    assert (chip.int, chip.irr) == (True, 4)
+    assert (chip.asks, chip.irr) == (True, 4)
 
 
 def test_a_request_that_drops_is_gone() -> None:
@@ -268,191 +214,6 @@ def test_a_request_that_drops_is_gone() -> None:
     assert (chip.levels[-2:], chip.irr) == ([True, False], 0)
     assert chip.pic.acknowledge() is None
     assert (chip.isr, chip.irr) == (0, 0)
-
-
-# ---- OCW2
-
-
-def test_specific_eoi() -> None:
-    """OCW2, SL and EOI: any level, whatever its priority."""
-    chip = Chip()
-    chip.take(5, 3, 1)
-    chip.command(0x63)
-    assert chip.isr == 0x22
-    chip.command(0x66)
-    assert chip.isr == 0x22
-    chip.command(0x65, 0x61)
-    assert chip.isr == 0
-
-
-def test_eoi_of_nothing_is_nothing() -> None:
-    chip = Chip()
-    chip.command(EOI, ROTATE)
-    assert (chip.isr, chip.pic.state.lowest) == (0, 7)
-
-
-def test_commands_that_do_nothing() -> None:
-    """OCW2: 010 is no operation; 000 only ends rotation in AEOI mode."""
-    chip = Chip()
-    chip.take(4)
-    chip.command(0x44, 0x00)
-    assert (chip.isr, chip.pic.state.lowest) == (0x10, 7)
-
-
-def test_rotate_on_non_specific_eoi() -> None:
-    """Automatic rotation: the example of figure 11; the level just served is the lowest."""
-    chip = Chip()
-    chip.take(6, 4)
-    chip.command(ROTATE)
-    assert (chip.isr, chip.pic.state.lowest) == (0x40, 4)
-    chip.up(3, 5)
-    assert chip.pic.acknowledge() == 5, "5 is the highest now"
-    chip.command(EOI)
-    assert chip.isr == 0x40, "a non-specific EOI follows the rotated priorities"
-    assert not chip.int
-    chip.command(EOI)
-    assert chip.pic.acknowledge() == 3
-
-
-def test_rotate_on_specific_eoi() -> None:
-    """Specific rotation with EOI: L is ended and is the lowest."""
-    chip = Chip()
-    chip.take(2)
-    chip.command(0xE2)
-    assert (chip.isr, chip.pic.state.lowest) == (0, 2)
-    chip.down(2)
-    chip.up(2, 3, 0)
-    taken = []
-    for _ in range(3):
-        taken.append(chip.pic.acknowledge())
-        chip.command(EOI)
-    assert taken == [3, 0, 2]
-
-
-def test_set_priority() -> None:
-    """Specific rotation: L is the lowest, so L + 1 the highest; no level ends."""
-    for lowest in range(8):
-        chip = Chip()
-        chip.command(0xC0 | lowest)
-        chip.up(*range(8))
-        for n in range(1, 9):
-            assert chip.pic.acknowledge() == (lowest + n) % 8
-            assert chip.isr == 1 << (lowest + n) % 8
-            assert not chip.int, "every other level is below"
-            chip.command(EOI)
-    chip = Chip()
-    chip.take(4)
-    chip.command(0xC4)
-    assert chip.isr == 0x10
-    chip.up(3)
-    assert chip.int
-
-
-# ---- automatic EOI
-
-
-def test_automatic_eoi() -> None:
-    """Automatic end of interrupt: nothing stays in service, so anything may interrupt at once."""
-    chip = Chip(icw4=0x03)
-    chip.up(1, 6)
-    assert (chip.pic.acknowledge(), chip.isr, chip.int) == (1, 0, True)
-    assert (chip.pic.acknowledge(), chip.isr, chip.int) == (6, 0, False)
-    assert chip.pic.state.lowest == 7
-
-
-def test_rotation_in_automatic_eoi_mode() -> None:
-    """OCW2 100 and 000 set and clear it."""
-    chip = Chip(icw4=0x03)
-    chip.command(0x80)
-    taken = []
-    for _ in range(4):
-        chip.up(1, 2)
-        taken.append(chip.pic.acknowledge())
-        chip.down(1, 2)
-    assert taken == [1, 2, 1, 2]
-    chip.command(0x00)
-    for _ in range(2):
-        chip.up(3, 4)
-        assert chip.pic.acknowledge() == 3
-        chip.down(3, 4)
-
-
-# ---- special modes
-
-
-def test_special_mask_mode() -> None:
-    """Special mask mode: a level in service that is masked blocks none, above or below; switched off it does again."""
-    chip = Chip()
-    chip.take(3)
-    chip.up(5)
-    chip.data(0x08)
-    assert not chip.int
-    chip.command(SMM_ON)
-    assert chip.int
-    chip.command(SMM_OFF)
-    assert not chip.int
-    chip.command(SMM_ON, 0x28, 0x08)
-    assert chip.int, "SMM does not count without ESMM"
-    assert chip.pic.acknowledge() == 5
-    chip.command(EOI)
-    assert chip.isr == 0x08, "a masked level is not ended by a non-specific EOI"
-    chip.command(EOI)
-    assert chip.isr == 0x08
-    chip.command(0x63)
-    assert chip.isr == 0
-
-
-def test_special_fully_nested_mode() -> None:
-    """Special fully nested mode: the slave in service can interrupt again, and levels below it cannot."""
-    for icw4, again in ((0x11, True), (0x01, False)):
-        chip = Chip(0x11, icw4)
-        chip.take(2)
-        chip.up(5)
-        assert not chip.int
-        chip.down(2)
-        chip.up(2)
-        assert chip.int is again
-    chip = Chip(0x11, 0x11)
-    chip.take(4)
-    chip.down(4)
-    chip.up(4)
-    assert not chip.int, "input 4 has no slave"
-
-
-# ---- OCW3
-
-
-def test_reading_status() -> None:
-    """Reading the 8259A status: IRR or ISR, whichever was selected last; no RR leaves it; IMR needs no OCW3."""
-    chip = Chip()
-    chip.take(1)
-    chip.up(5)
-    chip.data(0xC0)
-    for command, value in ((READ_ISR, 2), (0x08, 2), (0x09, 2), (READ_IRR, 0x20), (0x09, 0x20), (0x48, 0x20)):
-        chip.command(command)
-        assert (chip.pic.read(0, 1), chip.pic.read(0, 1), chip.pic.read(1, 1)) == (value, value, 0xC0)
-
-
-def test_poll_is_an_acknowledge() -> None:
-    """Poll command: the next read takes the highest request; the one after that is a status read again."""
-    chip = Chip()
-    chip.command(READ_ISR, POLL)
-    assert chip.pic.read(0, 1) == 0
-    chip.up(6, 4)
-    chip.command(POLL)
-    assert chip.pic.read(0, 1) == 0x84
-    assert (chip.pic.read(0, 1), chip.int) == (0x10, False)
-    chip.command(EOI, POLL)
-    assert (chip.pic.read(1, 1), chip.pic.read(1, 1)) == (0x86, 0)
-    assert chip.isr == 0x40
-
-
-def test_poll_overrides_a_status_read() -> None:
-    """Reading the 8259A status: "polling overrides status read when P = 1, RR = 1"."""
-    chip = Chip()
-    chip.up(2)
-    chip.command(0x0F)
-    assert (chip.pic.read(0, 1), chip.pic.read(0, 1)) == (0x82, 4)
 
 
 # ---- the declaration
