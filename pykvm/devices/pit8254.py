@@ -18,9 +18,10 @@ from collections.abc import Callable
 
 from pykvm.devices.device import Device
 from pykvm.devices.pit_modes import element_at, from_bcd, level_at, next_edge, to_bcd
+from pykvm.devices.pit_registers import REGISTERS
 from pykvm.model.clock import NS_PER_S, Timer
 from pykvm.model.plain import field, record
-from pykvm.model.register import Field, Move, Register, When
+from pykvm.model.register import Register
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,80 +34,6 @@ LATE_TICKS = HZ // 10
 SHORTEST_TICKS = 60
 
 TWO_BYTES, MODE3_WORD = 3, 0x36
-_MODES = {0: "interrupt on terminal count", 1: "one-shot", 2: "rate generator", 3: "square wave"}
-_MODES |= {4: "software strobe", 5: "hardware strobe", 6: "rate generator", 7: "square wave"}
-_WIDTHS = {1: "LSB", 2: "MSB", 3: "LSB, then MSB"}
-_FORMAT = (Field("BCD", 0, doc="decimal"), Field("MODE", 1, 3, _MODES), Field("RW", 4, 2, _WIDTHS))
-
-
-def _counter(n: int) -> tuple[Register, ...]:
-    """Declare counter `n`. The next byte's selectors: bit 0 is set for the MSB, bit 1 where both bytes take turns."""
-    written, read, status = f"WRITE{n}", f"READ{n}", f"STATUS_READY{n}"
-    turns = {2: 3, 3: 2}
-    first = {0x10: 0, 0x20: 1, 0x30: 2}
-    control = (
-        Move(written, first, mask=0x30),
-        Move(read, first, mask=0x30),
-        Move(status, {}, otherwise=0),
-    )
-    return (
-        Register(written, 0, access="", reset=2, doc="byte of the count that is written next"),
-        Register(read, 0, access="", reset=2, doc="byte of the count that is read next"),
-        Register(status, 0, access="", doc="a latched status is read next"),
-        Register(
-            f"STATUS{n}",
-            n,
-            access="r",
-            when=When(status, 1, 1),
-            fields=(*_FORMAT, Field("NULL_COUNT", 6, doc="the count is not loaded yet"), Field("OUT", 7)),
-            moves=(Move(status, {}, otherwise=0),),
-            doc="status that the read-back command has latched",
-        ),
-        Register(
-            f"OLL{n}", n, access="r", when=When(read, 1, 0), moves=(Move(read, turns),), doc="count now or latched, LSB"
-        ),
-        Register(
-            f"OLM{n}", n, access="r", when=When(read, 1, 1), moves=(Move(read, turns),), doc="count now or latched, MSB"
-        ),
-        Register(
-            f"CRL{n}", n, access="w", when=When(written, 1, 0), moves=(Move(written, turns),), doc="new count, LSB"
-        ),
-        Register(
-            f"CRM{n}", n, access="w", when=When(written, 1, 1), moves=(Move(written, turns),), doc="new count, MSB"
-        ),
-        Register(
-            f"LATCH{n}",
-            3,
-            access="w",
-            match=(0xF0, n << 6),
-            doc="holds the count until it is read",
-        ),
-        Register(
-            f"CONTROL{n}",
-            3,
-            access="w",
-            match=(0xC0, n << 6),
-            fields=(*_FORMAT, Field("SC", 6, 2, {n: f"counter {n}"})),
-            moves=control,
-            doc="mode and format; the counter waits for a count",
-        ),
-    )
-
-
-_READ_BACK = Register(
-    "READ_BACK",
-    3,
-    access="w",
-    match=(0xC0, 0xC0),
-    fields=(
-        *(Field(f"CNT{n}", n + 1, doc=f"counter {n}") for n in range(3)),
-        Field("STATUS", 4, 1, {0: "latch"}),
-        Field("COUNT", 5, 1, {0: "latch"}),
-        Field("SC", 6, 2, {3: "read back"}),
-    ),
-    moves=tuple(Move(f"STATUS_READY{n}", {2 << n: 1}, mask=0x10 | 2 << n) for n in range(3)),
-    doc="latches counts and status of several counters",
-)
 
 
 def _read_low(n: int) -> Callable[[Pit8254], int]:
@@ -147,7 +74,7 @@ class Pit8254(Device):
 
     name = "pit"
     access_bytes = 1
-    registers: ClassVar[tuple[Register, ...]] = (*_counter(0), *_counter(1), *_counter(2), _READ_BACK)
+    registers: ClassVar[tuple[Register, ...]] = REGISTERS
 
     @record
     class State:
@@ -226,7 +153,7 @@ class Pit8254(Device):
             elif mode in (2, 3):
                 self._load(channel, tick)
             else:
-                state.start[channel] = tick - state.stopped[channel]
+                state.start[channel] = max(state.start[channel], tick - state.stopped[channel])
                 state.stopped[channel] = -1
         if channel == 0:
             self._drive(tick)
@@ -303,7 +230,7 @@ class Pit8254(Device):
     def _load(self, n: int, tick: int) -> None:
         """Load the written count with the next pulse."""
         state, mode = self.state, self._mode(n)
-        state.before[n] = self._level(n, tick) if mode == 1 else mode != 0
+        state.before[n] = mode != 0 and self._level(n, tick)
         state.initial[n] = self._initial(n)
         state.start[n] = tick + 1
         state.stopped[n] = -1 if state.gate[n] or mode in (1, 5) else 0
@@ -385,6 +312,10 @@ class Pit8254(Device):
         t = tick - start
         if t >= 0 and mode in (2, 3) and 1 < count < SHORTEST_TICKS:
             return start + -(-(t + SHORTEST_TICKS) // count) * count
+        if t < 0:
+            if state.before[0] != level_at(mode, count, 0):
+                return start
+            t = 0
         edge = next_edge(mode, count, t)
         return None if edge is None else start + edge
 

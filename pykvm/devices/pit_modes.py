@@ -21,9 +21,7 @@ def level_at(mode: int, count: int, t: int) -> bool:
 
 
 def next_edge(mode: int, count: int, t: int) -> int | None:
-    """Return the first pulse after `t` at which OUT may change, or None when it never does by itself."""
-    if t < 0:
-        return 0
+    """Return the first pulse after `t`, 0 or more, at which OUT changes, or None when it never does by itself."""
     if mode < 2:
         return count if t < count else None
     if mode > 3:

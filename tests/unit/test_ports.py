@@ -6,7 +6,7 @@ import pytest
 
 from pykvm.bus import Bus
 from pykvm.devices.device import Device
-from pykvm.devices.ports import DebugConsole, ExitPort, PostPort
+from pykvm.devices.ports import BochsPowerPort, DebugConsole, ExitPort, PostPort, ShutdownPort
 from pykvm.model.access import Access, Space
 
 
@@ -133,3 +133,47 @@ def test_post_port_posts_writes_and_answers_reads_itself() -> None:
 def test_names_can_be_chosen() -> None:
     assert [device.name for device in (DebugConsole(), ExitPort(), PostPort())] == ["debugcon", "exit", "post"]
     assert PostPort("checkpoint").name == "checkpoint"
+
+
+# ---- switching the power off
+
+
+def test_bochs_power_port() -> None:
+    """0x2000 as a word at 0xb004, or its upper byte alone; nothing else."""
+    offs: list[int] = []
+    port = BochsPowerPort(on_power_off=lambda: offs.append(1))
+    for value in (0, 0x0020, 0x1000, 0x3400, 0xFFFF):
+        port.write(0, 2, value)
+    port.write(1, 1, 0x00)
+    assert offs == []
+    port.write(0, 2, 0x2000)
+    port.write(1, 1, 0x20)
+    assert offs == [1, 1]
+    assert port.read(0, 2) == 0xFFFF
+
+
+def test_shutdown_port() -> None:
+    """kvm-unit-tests, lib/x86/io.c: the word, a byte at a time; something else in between starts it again."""
+    offs: list[int] = []
+    port = ShutdownPort(on_power_off=lambda: offs.append(1))
+    for text in (b"Shutdow", b"SShutdow", b"Shut down", b"shutdown"):
+        for value in text:
+            port.write(0, 1, value)
+    assert offs == []
+    for value in b"ShShutdown":
+        port.write(0, 1, value)
+    assert offs == [1]
+    for value in b"Shutdown":
+        port.write(0, 1, value)
+    assert offs == [1, 1]
+
+
+def test_a_copied_shutdown_port_knows_what_it_has_taken() -> None:
+    offs: list[int] = []
+    port, other = ShutdownPort(), ShutdownPort(on_power_off=lambda: offs.append(1))
+    for value in b"Shut":
+        port.write(0, 1, value)
+    other.restore(port.state)
+    for value in b"down":
+        other.write(0, 1, value)
+    assert offs == [1]
