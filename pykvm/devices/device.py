@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from pykvm.model.seams import FastAccess
 
+    Place = tuple[int, int, bool]
+    Layout = dict[Place, tuple[Register, ...]]
+    """Registers by offset, size and whether it is a write; of size 0: all that hold this byte and may be split."""
+
 __all__ = ["Device"]
 
 
@@ -56,6 +60,7 @@ class Device:
         registers: the declaration.
         windows: (offset, bytes) of each range that it answers; empty for one of all its `size`.
         access_bytes: widest access that reaches the device whole; wider ones come in pieces, lowest address first.
+        no_register: what a byte of no register reads as.
         state: everything a snapshot must store; times in it are the clock's.
         output: takes bytes that leave the machine, a serial line's for example.
         irq: the device's interrupt line.
@@ -67,10 +72,11 @@ class Device:
     registers: ClassVar[tuple[Register, ...]] = ()
     access_bytes: ClassVar[int] = 8
     windows: ClassVar[tuple[tuple[int, int], ...]] = ()
+    no_register: ClassVar[int] = 0xFF
     State: ClassVar[type[Any]]
 
-    _layout: ClassVar[dict[tuple[int, bool], tuple[Register, ...]]] = {}
-    _banks: ClassVar[dict[tuple[int, bool], tuple[str, int, dict[int, Register]]]] = {}
+    _layout: ClassVar[Layout] = {}
+    _banks: ClassVar[dict[Place, tuple[str, int, dict[int, Register]]]] = {}
     _writable: ClassVar[dict[str, int]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -116,9 +122,12 @@ class Device:
         self.state = state
         self.refresh()
 
-    def register_at(self, offset: int, is_write: bool, written: int = 0) -> Register | None:
-        """Return the register that holds the byte at `offset` now, or None; for a write, the one that takes it."""
-        place = offset, is_write
+    def register_at(self, offset: int, is_write: bool, written: int = 0, size: int = 0) -> Register | None:
+        """Return the register of exactly `offset` and `size` now, or None; for a write, the one that takes it.
+
+        With `size` 0 the one that holds the byte at `offset`, unless it takes whole accesses only.
+        """
+        place = offset, size, is_write
         bank = self._banks.get(place)
         if bank is not None:
             selecting, mask, registers = bank
@@ -132,15 +141,15 @@ class Device:
         return None
 
     def read(self, offset: int, size: int) -> int:
-        """Return what a read of `size` bytes at `offset` gives; bytes of no register read as 0xff."""
-        register = self.register_at(offset, False)
-        if register is not None and register.offset == offset and register.size == size:
+        """Return what a read of `size` bytes at `offset` gives; bytes of no register read as `no_register`."""
+        register = self.register_at(offset, False, 0, size)
+        if register is not None:
             return self._get(register)
         value = at = 0
         while at < size:
             register = self.register_at(offset + at, False)
             if register is None:
-                value |= 0xFF << 8 * at
+                value |= self.no_register << 8 * at
                 at += 1
                 continue
             skip = offset + at - register.offset
@@ -151,8 +160,8 @@ class Device:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Take a write of `size` bytes at `offset`; bytes of no register go nowhere."""
-        register = self.register_at(offset, True, value)
-        if register is not None and register.offset == offset and register.size == size:
+        register = self.register_at(offset, True, value, size)
+        if register is not None:
             self._set(register, value)
             return
         at = 0
@@ -164,7 +173,7 @@ class Device:
             skip = offset + at - register.offset
             taken = min(register.size - skip, size - at)
             mask = (1 << 8 * taken) - 1
-            kept = getattr(self.state, register.name.lower(), 0) & ~(mask << 8 * skip)
+            kept = getattr(self.state, register.name.lower(), 0) & ~(mask << 8 * skip | register.clears)
             self._set(register, kept | (value >> 8 * at & mask) << 8 * skip)
             at += taken
 
@@ -207,10 +216,8 @@ class Device:
 
     def _always_at(self, offset: int, size: int, is_write: bool) -> Register | None:
         """Return the register that every such access reaches, whatever the device's state; None if it depends."""
-        register = next(iter(self._layout.get((offset, is_write), ())), None)
-        if register is None or (register.offset, register.size) != (offset, size):
-            return None
-        return None if register.when or register.match or register.moves else register
+        register = next(iter(self._layout.get((offset, size, is_write), ())), None)
+        return None if register is None or register.when or register.match or register.moves else register
 
     def _bad_answer(self, register: Register, value: object) -> DeviceError:
         return DeviceError(f"{self.name}.{register.name}: a read must give an int of 0 or more, not {value!r}")
@@ -233,14 +240,15 @@ class Device:
         code = getattr(self, f"write_{register.name}", None)
         if code is not None:
             code(value)
-        elif hasattr(self.state, register.name.lower()):
-            setattr(self.state, register.name.lower(), value)
+        elif hasattr(self.state, name := register.name.lower()):
+            if register.fixed | register.clears:
+                before = getattr(self.state, name)
+                value = value & ~register.clears | before & (register.fixed | register.clears & ~value)
+            setattr(self.state, name, value)
         self._move(register, written)
 
 
-def _banks(
-    layout: dict[tuple[int, bool], tuple[Register, ...]],
-) -> dict[tuple[int, bool], tuple[str, int, dict[int, Register]]]:
+def _banks(layout: Layout) -> dict[Place, tuple[str, int, dict[int, Register]]]:
     """Return the places whose registers one index register selects among: its name in `state`, mask, and them."""
     banks = {}
     for place, registers in layout.items():
@@ -250,10 +258,8 @@ def _banks(
     return banks
 
 
-def _lay_out(
-    registers: tuple[Register, ...],
-) -> tuple[dict[tuple[int, bool], tuple[Register, ...]], dict[str, int]]:
-    layout: dict[tuple[int, bool], tuple[Register, ...]] = {}
+def _lay_out(registers: tuple[Register, ...]) -> tuple[Layout, dict[str, int]]:
+    layout: Layout = {}
     writable: dict[str, int] = {}
     names = {register.name for register in registers}
     for register in registers:
@@ -262,11 +268,13 @@ def _lay_out(
             raise DeviceError(f"register {register.name!r}: is declared twice")
         every = (1 << 8 * register.size) - 1
         declared = sum(((1 << f.width) - 1) << f.bit for f in register.fields)
-        writable[register.name] = declared & every if register.fields else every
-        for at in range(register.offset, register.offset + register.size):
-            for letter, is_write in (("r", False), ("w", True)):
-                if letter in register.access:
-                    layout[at, is_write] = (*layout.get((at, is_write), ()), register)
+        writable[register.name] = (declared if register.fields else every) & every & ~register.fixed
+        places = [(register.offset, register.size)]
+        if not register.whole:
+            places += [(at, 0) for at in range(register.offset, register.offset + register.size)]
+        for letter, is_write in (("r", False), ("w", True)):
+            for at, size in places if letter in register.access else ():
+                layout[at, size, is_write] = (*layout.get((at, size, is_write), ()), register)
     return layout, writable
 
 

@@ -88,6 +88,9 @@ class Register:
         when: condition under which it is the one at its offset.
         match: (mask, value): only a write of which these bits are so reaches it, as where a command's own bits name
             the register.
+        whole: only an access of exactly its offset and size reaches it, never a part of it or more than it.
+        fixed: bits that a write leaves as they are, in a register without code.
+        clears: bits that a written 1 clears and a written 0 leaves (RW1C), in a register without code.
         moves: what an access to it changes besides.
         is_text: values are characters, and shown as such.
         doc: one line on what it does.
@@ -101,6 +104,9 @@ class Register:
     fields: tuple[Field, ...] = ()
     when: When | None = None
     match: tuple[int, int] | None = None
+    whole: bool = False
+    fixed: int = 0
+    clears: int = 0
     moves: tuple[Move, ...] = ()
     is_text: bool = False
     doc: str = ""
@@ -128,6 +134,8 @@ class Register:
             data["when"] = [self.when.register, self.when.mask, self.when.value]
         if self.match:
             data["match"] = list(self.match)
+        if self.whole:
+            data["whole"] = True
         if self.moves:
             data["moves"] = [
                 {
@@ -181,6 +189,7 @@ class Register:
             fields=fields,
             when=When(str(when[0]), int(when[1]), int(when[2])) if when else None,
             match=(int(match[0]), int(match[1])) if match else None,
+            whole=bool(data.get("whole", False)),
             moves=moves,
             is_text=bool(data.get("text", False)),
         )

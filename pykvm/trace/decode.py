@@ -34,6 +34,7 @@ __all__ = ["DecodedDevice", "Decoder"]
 
 _EMULATION = 1
 MOST_WINDOWS = 1 << 16
+MOST_PLACES = 1 << 12
 
 
 class DecodedDevice:
@@ -57,6 +58,7 @@ class DecodedDevice:
             raise ValueError(f"device {self.name!r}: register {unknown.pop()!r} selects others and is not declared")
         given = description.get("selected", {})
         self._selected = {r.name: int(given.get(r.name, r.reset)) for r in self.registers if r.name in selecting}
+        self._candidates: dict[tuple[int, int, bool], tuple[Register, ...]] = {}
 
     def holds(self, access: Access) -> bool:
         """Tell whether all of `access` is this device's."""
@@ -67,12 +69,14 @@ class DecodedDevice:
 
     def register(self, access: Access) -> Register | None:
         """Return the register that `access` names now; takes note of a bank switch."""
-        offset = access.address - self.address
-        wanted = "w" if access.is_write else "r"
-        for register in self.registers:
+        place = access.address - self.address, access.size, access.is_write
+        candidates = self._candidates.get(place)
+        if candidates is None:
+            if len(self._candidates) >= MOST_PLACES:
+                self._candidates.clear()
+            candidates = self._candidates[place] = self._registers_at(*place)
+        for register in candidates:
             when = register.when
-            if not register.offset <= offset < register.offset + register.size or wanted not in register.access:
-                continue
             if when is not None and self._selected[when.register] & when.mask != when.value:
                 continue
             if access.is_write and not register.takes(access.value):
@@ -80,6 +84,14 @@ class DecodedDevice:
             self._follow(register, access)
             return register
         return None
+
+    def _registers_at(self, offset: int, size: int, is_write: bool) -> tuple[Register, ...]:
+        """Return the registers that such an access may mean: those of exactly this place, then those that it is in."""
+        wanted = "w" if is_write else "r"
+        reached = [r for r in self.registers if wanted in r.access]
+        exact = [r for r in reached if (r.offset, r.size) == (offset, size)]
+        others = [r for r in reached if r.offset <= offset < r.offset + r.size and r not in exact and not r.whole]
+        return (*exact, *others)
 
     def _follow(self, register: Register, access: Access) -> None:
         if access.is_write and register.name in self._selected:
