@@ -48,7 +48,7 @@ class GuestMemory:
 
     Attributes:
         regions: in the order of their addresses.
-        changes: how many times `write` and `write_int` have been called; not what is done to a region's buffer.
+        changes: how many times `write`, `write_int` and `clear` were called; not what is done to a region's buffer.
 
     Raises:
         ConfigurationError: `size` is out of range, or the host has no room for it.
@@ -98,6 +98,23 @@ class GuestMemory:
         self.changes += 1
         offset = address - region.address
         region.buffer[offset : offset + len(view)] = view
+
+    def clear(self, address: int, size: int) -> None:
+        """Fill `size` bytes at guest-physical `address` with zeros; whole pages go back to the host.
+
+        Raises:
+            AddressError: not all of the range is RAM; nothing was stored.
+        """
+        region = self.region(address, size)
+        self.changes += 1
+        start = address - region.address
+        first, last = -(-start // PAGE_BYTES) * PAGE_BYTES, (start + size) // PAGE_BYTES * PAGE_BYTES
+        if last > first:
+            region.buffer.madvise(mmap.MADV_REMOVE, first, last - first)
+        else:
+            first = last = start + size
+        region.buffer[start:first] = bytes(first - start)
+        region.buffer[last : start + size] = bytes(start + size - last)
 
     def read_int(self, address: int, size: int) -> int:
         """Return the little-endian number of `size` bytes at `address`."""

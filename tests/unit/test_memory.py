@@ -136,3 +136,24 @@ def test_closed_memory_is_no_ram_and_closing_again_is_fine() -> None:
     memory.close()
     with pytest.raises(AddressError):
         memory.read(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "size"),
+    [(0, 0), (1, 4094), (4096, 4096), (0, 16384), (5, 9000), (4095, 2), (4095, 4098), (100, 4096 - 100), (16383, 1)],
+)
+def test_clearing_is_of_exactly_the_range(address: int, size: int) -> None:
+    with GuestMemory(16384) as memory:
+        memory.write(0, b"\xff" * 16384)
+        before = memory.changes
+        memory.clear(address, size)
+        assert memory.read(0, 16384) == b"\xff" * address + bytes(size) + b"\xff" * (16384 - address - size)
+        assert memory.changes == before + 1
+
+
+def test_clearing_what_is_not_ram_clears_nothing() -> None:
+    with GuestMemory(8192) as memory:
+        memory.write(0, b"\xff" * 8192)
+        with pytest.raises(AddressError):
+            memory.clear(4096, 4097)
+        assert memory.read(0, 8192) == b"\xff" * 8192
