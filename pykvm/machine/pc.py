@@ -173,9 +173,9 @@ def _shutdown(wiring: Wiring) -> Device:
 
 
 def _pci(wiring: Wiring) -> Device:
-    from pykvm.devices.pci import PciConfig
+    from pykvm.devices.pci import PciBus
 
-    return PciConfig(on_reset=lambda: wiring.on_reset("port 0xcf9"))
+    return PciBus(on_reset=lambda: wiring.on_reset("port 0xcf9"))
 
 
 @record(frozen=True)
