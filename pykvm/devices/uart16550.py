@@ -1,16 +1,56 @@
-"""The 16550A UART (National Semiconductor PC16550D data sheet, sections 8.0 to 8.12), for polling.
+"""The 16550A UART (National Semiconductor PC16550D data sheet, June 1995, sections 8.0 to 8.12).
 
-The line is infinitely fast: a byte written has left at once, so THRE and TEMT are always set. Received bytes wait in
-a host-side backlog until the FIFO has room, so nothing overruns.
+Where it differs from the chip: the line is infinitely fast. A byte written has left at once, so THRE and TEMT are
+always set and an emptied THR is an interrupt again; received bytes wait in a backlog on the host's side until the FIFO
+has room, so only loopback overruns; bytes below the trigger level have always waited long enough for the character
+timeout. Divisor, word length, parity and stop bits are kept and change nothing; DMA mode has no pins to act on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pykvm.devices.device import Device
+from pykvm.devices.uart16550_registers import (
+    FCR_CLEAR_RX,
+    FCR_CLEAR_TX,
+    FCR_ENABLE,
+    FIFO_BYTES,
+    IER_LINE,
+    IER_MODEM,
+    IER_RX,
+    IER_THRE,
+    IIR_FIFOS,
+    IIR_LINE,
+    IIR_MODEM,
+    IIR_NONE,
+    IIR_RX,
+    IIR_THRE,
+    IIR_TIMEOUT,
+    LCR_BREAK,
+    LCR_DLAB,
+    LSR_BI,
+    LSR_DR,
+    LSR_ERROR,
+    LSR_FE,
+    LSR_OE,
+    LSR_PE,
+    LSR_TEMT,
+    LSR_THRE,
+    MCR_DTR,
+    MCR_LOOP,
+    MCR_OUT1,
+    MCR_OUT2,
+    MCR_RTS,
+    MSR_CTS,
+    MSR_DCD,
+    MSR_DSR,
+    MSR_RI,
+    REGISTERS,
+    TRIGGER_BYTES,
+)
 from pykvm.model.plain import field, record
-from pykvm.model.register import Field, Register, When
+from pykvm.model.register import Register
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,87 +58,44 @@ if TYPE_CHECKING:
 
 __all__ = ["FIFO_BYTES", "Uart16550"]
 
-FIFO_BYTES = 16
-
-IER_RX, IER_THRE, IER_LINE, IER_MODEM = 1, 2, 4, 8
-IIR_NONE, IIR_MODEM, IIR_THRE, IIR_RX, IIR_LINE, IIR_TIMEOUT, IIR_FIFOS = 0x01, 0x00, 0x02, 0x04, 0x06, 0x0C, 0xC0
-FCR_ENABLE, FCR_CLEAR_RX, FCR_CLEAR_TX = 1, 2, 4
-LCR_DLAB = 0x80
-MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 1, 2, 4, 8, 16
-LSR_DR, LSR_OE, LSR_THRE, LSR_TEMT = 0x01, 0x02, 0x20, 0x40
-MSR_CTS, MSR_DSR, MSR_RI, MSR_DCD = 0x10, 0x20, 0x40, 0x80
-TRIGGER_BYTES = (1, 4, 8, 14)
 RBR_THR, LSR = 0, 5
-
-_DATA = When("LCR", LCR_DLAB, 0)
-_DIVISOR = When("LCR", LCR_DLAB, LCR_DLAB)
-_CAUSES = {0: "modem status", 1: "THR empty", 2: "data ready", 3: "line status", 6: "character timeout"}
+CHARACTER_ERRORS = LSR_PE | LSR_FE | LSR_BI
+DELTAS_OF_ANY_CHANGE, DELTA_OF_A_FALL = 0b1011, 0b0100
 
 
-def _flags(*names: str, first: int = 0) -> tuple[Field, ...]:
-    return tuple(Field(name, first + n) for n, name in enumerate(names))
+def _ignore_output(data: bytes) -> None:
+    """Nobody is at the other end."""
+
+
+def _ignore_modem(dtr: bool, rts: bool) -> None:
+    """Nobody looks at the modem outputs."""
+
+
+def _ignore_break(active: bool) -> None:
+    """Nobody looks for breaks."""
 
 
 class Uart16550(Device):
-    """One serial port of a PC."""
+    """One serial port of a PC.
+
+    The modem inputs CTS, DSR and DCD are up at first, as by a cable to a terminal that is on.
+
+    Args:
+        name: in traces.
+        output: takes the bytes that the guest sends; what it sends during a break of its own is lost, as on a line.
+        irq_needs_out2: the interrupt line is connected only while the pin OUT2 is active, as on a PC's card: neither
+            with MCR.OUT2 off nor in loopback. Some guests (xv6) expect interrupts without.
+        on_modem: called with DTR and RTS at each change of these pins; both are off in loopback (8.8).
+        on_break: called with True when the guest begins to send a break, with False when it ends it.
+    """
 
     name = "com1"
     access_bytes = 1
-    registers: ClassVar[tuple[Register, ...]] = (
-        Register("RBR", 0, access="r", when=_DATA, is_text=True, doc="received byte"),
-        Register("THR", 0, access="w", when=_DATA, is_text=True, doc="byte to send"),
-        Register("DLL", 0, reset=1, when=_DIVISOR, doc="divisor of 115200 baud, low byte"),
-        Register("IER", 1, when=_DATA, fields=_flags("ERBFI", "ETBEI", "ELSI", "EDSSI"), doc="interrupt enable"),
-        Register("DLM", 1, when=_DIVISOR, doc="divisor, high byte"),
-        Register(
-            "IIR",
-            2,
-            access="r",
-            reset=IIR_NONE,
-            fields=(Field("NO_INT", 0), Field("CAUSE", 1, 3, _CAUSES), Field("FIFOS", 6, 2)),
-            doc="interrupt cause; reading it clears a reported THR-empty interrupt",
-        ),
-        Register(
-            "FCR",
-            2,
-            access="w",
-            fields=(
-                *_flags("ENABLE", "CLEAR_RX", "CLEAR_TX", "DMA"),
-                Field("TRIGGER", 6, 2, {0: "1 byte", 1: "4 bytes", 2: "8 bytes", 3: "14 bytes"}),
-            ),
-            doc="FIFO control",
-        ),
-        Register(
-            "LCR",
-            3,
-            fields=(
-                Field("WORD", 0, 2, {0: "5 bits", 1: "6 bits", 2: "7 bits", 3: "8 bits"}),
-                *_flags("STOP", "PARITY", "EVEN", "STICK", "BREAK", "DLAB", first=2),
-            ),
-            doc="line control",
-        ),
-        Register("MCR", 4, fields=_flags("DTR", "RTS", "OUT1", "OUT2", "LOOP"), doc="modem control"),
-        Register(
-            "LSR",
-            5,
-            access="r",
-            reset=LSR_THRE | LSR_TEMT,
-            fields=_flags("DR", "OE", "PE", "FE", "BI", "THRE", "TEMT", "ERROR"),
-            doc="line status; reading it clears the errors",
-        ),
-        Register(
-            "MSR",
-            6,
-            access="r",
-            fields=_flags("DCTS", "DDSR", "TERI", "DDCD", "CTS", "DSR", "RI", "DCD"),
-            doc="modem status; reading it clears the deltas",
-        ),
-        Register("SCR", 7, doc="scratch"),
-    )
+    registers: ClassVar[tuple[Register, ...]] = REGISTERS
 
     @record
     class State:
-        """Registers, the receive FIFO and what the host has sent beyond it."""
+        """Registers, receive FIFO, and what the host has sent beyond it; `*_errors` has each byte's LSR bits."""
 
         ier: int = 0
         lcr: int = 0
@@ -107,23 +104,63 @@ class Uart16550(Device):
         dll: int = 1
         dlm: int = 0
         scr: int = 0
-        overrun: bool = False
+        errors: int = 0
         thre_pending: bool = False
+        modem_inputs: int = MSR_CTS | MSR_DSR | MSR_DCD
         modem_deltas: int = 0
         fifo: bytearray = field(default_factory=bytearray)
+        fifo_errors: bytearray = field(default_factory=bytearray)
         backlog: bytearray = field(default_factory=bytearray)
+        backlog_errors: bytearray = field(default_factory=bytearray)
 
     state: State
 
+    def __init__(
+        self,
+        name: str | None = None,
+        output: Callable[[bytes], None] = _ignore_output,
+        irq_needs_out2: bool = False,
+        on_modem: Callable[[bool, bool], object] = _ignore_modem,
+        on_break: Callable[[bool], object] = _ignore_break,
+    ) -> None:
+        super().__init__(name, output)
+        self.irq_needs_out2 = irq_needs_out2
+        self.on_modem = on_modem
+        self.on_break = on_break
+        self._told_modem = (False, False)
+        self._told_break = False
+
     def refresh(self) -> None:
-        """Declare which accesses can wait."""
-        self._declare_fast()
+        """Bring interrupt line, fast accesses and what the other end sees in line with the state."""
+        self._changed()
+        self._tell_pins()
+
+    # ---- the other end of the line
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the other end of the line."""
-        self.state.backlog += data
-        self._fill()
-        self._declare_fast()
+        self._arrive(data, bytes(len(data)))
+
+    def receive_break(self) -> None:
+        """Take a break: one zero byte with BI, and with FE since there is no stop bit (8.4 bits 3 and 4)."""
+        self._arrive(b"\0", bytes((LSR_BI | LSR_FE,)))
+
+    def receive_error(self, byte: int, parity: bool = False, framing: bool = False) -> None:
+        """Take a byte that was damaged on the line (8.4 bits 2 and 3)."""
+        errors = (LSR_PE if parity else 0) | (LSR_FE if framing else 0)
+        self._arrive(bytes((byte,)), bytes((errors,)))
+
+    def set_modem_lines(
+        self, cts: bool | None = None, dsr: bool | None = None, ri: bool | None = None, dcd: bool | None = None
+    ) -> None:
+        """Drive the modem inputs; None leaves one as it is. In loopback the guest does not see it (8.8)."""
+        before, inputs = self._modem_lines(), self.state.modem_inputs
+        for line, level in ((MSR_CTS, cts), (MSR_DSR, dsr), (MSR_RI, ri), (MSR_DCD, dcd)):
+            if level is not None:
+                inputs = inputs | line if level else inputs & ~line
+        self.state.modem_inputs = inputs
+        self._note_deltas(before)
+        self._changed()
 
     @property
     def waiting(self) -> int:
@@ -134,45 +171,58 @@ class Uart16550(Device):
 
     def read_RBR(self) -> int:
         """Take the oldest received byte; 0 when there is none."""
-        if not self.state.fifo:
+        state = self.state
+        if not state.fifo:
             return 0
-        value = self.state.fifo.pop(0)
+        value = state.fifo.pop(0)
+        del state.fifo_errors[:1]
+        self._reveal()
+        # Below the trigger level the line goes down, if only until the timeout: an edge-triggered controller sees it.
+        self._drive_irq(timed_out=False)
         self._fill()
-        self._declare_fast()
+        self._changed()
         return value
 
     def write_THR(self, value: int) -> None:
         """Send a byte: to the other end, or in loopback to the receiver (8.8)."""
-        self.state.thre_pending = True
-        if not self.state.mcr & MCR_LOOP:
-            self.output(bytes((value,)))
-            return
-        if len(self.state.fifo) < self._depth():
-            self.state.fifo.append(value)
+        state = self.state
+        if state.ier & IER_THRE:
+            state.thre_pending = False  # the line goes down for the moment that THR is full
+            self._drive_irq()
+        if not state.mcr & MCR_LOOP:
+            self._send(bytes((value,)))
+        elif len(state.fifo) < self._depth():
+            state.fifo.append(value)
+            state.fifo_errors.append(0)
         else:
-            self.state.overrun = True
+            state.errors |= LSR_OE
             # A full FIFO keeps its bytes and the new one is lost; the one byte of RBR is overwritten (8.4).
-            if not self.state.fcr & FCR_ENABLE:
-                self.state.fifo[0] = value
-        self._declare_fast()
+            if not state.fcr & FCR_ENABLE:
+                state.fifo[0] = value
+        state.thre_pending = True
+        self._changed()
 
     def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
-        """Send a run of bytes at once; only THR is ever posted."""
+        """Send a run of bytes at once, where that is the same as one by one; only THR is ever posted."""
+        if offset != RBR_THR or size != 1 or not self._can_post() or not values:
+            super().replay(offset, size, values)
+            return
+        self._send(bytes(values))
         self.state.thre_pending = True
-        self.output(bytes(values))
 
     def write_IER(self, value: int) -> None:
         """An empty THR is a pending interrupt from the moment that it is enabled."""
-        if value & IER_THRE:
+        if value & ~self.state.ier & IER_THRE:
             self.state.thre_pending = True
         self.state.ier = value
-        self._declare_fast()
+        self._changed()
 
     def read_IIR(self) -> int:
         """Return the pending interrupt of the highest priority (table IV)."""
         cause = self._cause()
         if cause == IIR_THRE:
             self.state.thre_pending = False
+            self._drive_irq()
         return cause | (IIR_FIFOS if self.state.fcr & FCR_ENABLE else 0)
 
     def write_FCR(self, value: int) -> None:
@@ -181,87 +231,146 @@ class Uart16550(Device):
             value = 0
         if value & FCR_CLEAR_RX or (value ^ self.state.fcr) & FCR_ENABLE:
             self.state.fifo.clear()
+            self.state.fifo_errors.clear()
         self.state.fcr = value & ~(FCR_CLEAR_RX | FCR_CLEAR_TX)
+        self._drive_irq(timed_out=False)
         self._fill()
-        self._declare_fast()
+        self._changed()
 
     def write_LCR(self, value: int) -> None:
-        """DLAB brings the divisor to offsets 0 and 1."""
+        """DLAB brings the divisor to offsets 0 and 1; BREAK holds the line at its spacing level."""
         self.state.lcr = value
-        self._declare_fast()
+        self._changed()
+        self._tell_pins()
 
     def write_MCR(self, value: int) -> None:
         """Loopback connects the outputs to the modem lines; a change shows as deltas."""
         before = self._modem_lines()
         self.state.mcr = value
-        after = self._modem_lines()
-        changed = (before ^ after) >> 4
-        # TERI is the trailing edge of RI only.
-        self.state.modem_deltas |= changed & 0b1011 | (changed & 0b0100 if before & MSR_RI else 0)
+        self._note_deltas(before)
         self._fill()
-        self._declare_fast()
+        self._changed()
+        self._tell_pins()
 
     def read_LSR(self) -> int:
-        """Return the line status."""
+        """Return the line status; the errors that it shows are cleared (8.4)."""
         value = self._line_status()
-        if self.state.overrun:
-            self.state.overrun = False
-            self._declare_fast()
+        if self.state.errors:
+            self.state.errors = 0
+            self._changed()
         return value
 
     def read_MSR(self) -> int:
         """Return the modem lines and what changed since the last read."""
         value = self._modem_lines() | self.state.modem_deltas
-        self.state.modem_deltas = 0
+        if self.state.modem_deltas:
+            self.state.modem_deltas = 0
+            self._drive_irq()
         return value
 
-    # ---- inside
+    # ---- receiver and transmitter
+
+    def _arrive(self, data: bytes, errors: bytes) -> None:
+        self.state.backlog += data
+        self.state.backlog_errors += errors
+        self._fill()
+        self._changed()
 
     def _depth(self) -> int:
         return FIFO_BYTES if self.state.fcr & FCR_ENABLE else 1
 
     def _fill(self) -> None:
         """Move bytes of the host into the FIFO, as far as it has room; a looped-back line is cut off from it."""
-        if self.state.mcr & MCR_LOOP:
+        state = self.state
+        if state.mcr & MCR_LOOP or not state.backlog:
             return
-        room = self._depth() - len(self.state.fifo)
-        if room > 0 and self.state.backlog:
-            self.state.fifo += self.state.backlog[:room]
-            del self.state.backlog[:room]
+        room = self._depth() - len(state.fifo)
+        if room > 0:
+            state.fifo += state.backlog[:room]
+            state.fifo_errors += state.backlog_errors[:room]
+            del state.backlog[:room]
+            del state.backlog_errors[:room]
+            self._reveal()
+
+    def _reveal(self) -> None:
+        """Show the errors of the byte that RBR has; LSR keeps them until it is read (8.4)."""
+        waiting = self.state.fifo_errors
+        if waiting and waiting[0]:
+            self.state.errors |= waiting[0]
+            waiting[0] = 0
+
+    def _send(self, data: bytes) -> None:
+        """Let bytes leave; while BREAK holds the line they are shifted out unseen, to time the break (8.1 bit 6)."""
+        if not self.state.lcr & LCR_BREAK:
+            self.output(data)
+
+    # ---- what follows from the state
 
     def _line_status(self) -> int:
         state = self.state
-        return LSR_THRE | LSR_TEMT | (LSR_DR if state.fifo else 0) | (LSR_OE if state.overrun else 0)
+        value = LSR_THRE | LSR_TEMT | state.errors
+        if state.fifo:
+            value |= LSR_DR
+        if state.fcr & FCR_ENABLE and (state.errors & CHARACTER_ERRORS or any(state.fifo_errors)):
+            value |= LSR_ERROR
+        return value
 
     def _modem_lines(self) -> int:
         mcr = self.state.mcr
         if not mcr & MCR_LOOP:
-            return MSR_CTS | MSR_DSR | MSR_DCD
+            return self.state.modem_inputs
         pairs = ((MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD))
         return sum(line for output, line in pairs if mcr & output)
 
-    def _cause(self) -> int:
+    def _note_deltas(self, before: int) -> None:
+        after = self._modem_lines()
+        changed, fallen = (before ^ after) >> 4, (before & ~after) >> 4
+        self.state.modem_deltas |= changed & DELTAS_OF_ANY_CHANGE | fallen & DELTA_OF_A_FALL
+
+    def _cause(self, timed_out: bool = True) -> int:
         state = self.state
-        if state.ier & IER_LINE and state.overrun:
+        if state.ier & IER_LINE and state.errors:
             return IIR_LINE
         if state.ier & IER_RX and state.fifo:
-            trigger = TRIGGER_BYTES[state.fcr >> 6] if state.fcr & FCR_ENABLE else 1
-            # The line is infinitely fast, so fewer bytes than the trigger have always waited long enough.
-            return IIR_RX if len(state.fifo) >= trigger else IIR_TIMEOUT
+            if not state.fcr & FCR_ENABLE or len(state.fifo) >= TRIGGER_BYTES[state.fcr >> 6]:
+                return IIR_RX
+            if timed_out:
+                return IIR_TIMEOUT
         if state.ier & IER_THRE and state.thre_pending:
             return IIR_THRE
         if state.ier & IER_MODEM and state.modem_deltas:
             return IIR_MODEM
         return IIR_NONE
 
-    def _declare_fast(self) -> None:
-        """THR can wait while no interrupt depends on it; LSR is constant until something here changes."""
-        state = self.state
-        if state.lcr & LCR_DLAB or state.mcr & MCR_LOOP or state.ier & IER_THRE:
-            self.fast.unpost(RBR_THR)
-        else:
+    def _drive_irq(self, timed_out: bool = True) -> None:
+        connected = not self.irq_needs_out2 or self.state.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
+        self.irq.set(connected and self._cause(timed_out) != IIR_NONE)
+
+    def _changed(self) -> None:
+        """Drive the interrupt line and say what the exit loop may serve: LSR is constant while no read clears a bit."""
+        self._drive_irq()
+        if self._can_post():
             self.fast.post(RBR_THR, 1)
-        if state.overrun:
+        else:
+            self.fast.unpost(RBR_THR)
+        if self.state.errors:
             self.fast.unlatch(LSR)
         else:
             self.fast.latch(LSR, 1, self._line_status())
+
+    def _can_post(self) -> bool:
+        """Tell whether THR can wait: it is there, no interrupt depends on it, and the guest does not read it back."""
+        state = self.state
+        return not (state.lcr & LCR_DLAB or state.mcr & MCR_LOOP or state.ier & IER_THRE)
+
+    def _tell_pins(self) -> None:
+        """Tell the other end of changed outputs; loopback takes all pins to their inactive levels (8.8)."""
+        looped = bool(self.state.mcr & MCR_LOOP)
+        modem = (not looped and bool(self.state.mcr & MCR_DTR), not looped and bool(self.state.mcr & MCR_RTS))
+        if modem != self._told_modem:
+            self._told_modem = modem
+            self.on_modem(*modem)
+        active = not looped and bool(self.state.lcr & LCR_BREAK)
+        if active != self._told_break:
+            self._told_break = active
+            self.on_break(active)
