@@ -7,9 +7,11 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
+from pykvm.cli.serial import OPTIONS, connect_ports, file_of, open_backends, targets_of
 from pykvm.cli.terminal import (
     ESCAPE,
     has_colour,
@@ -20,7 +22,7 @@ from pykvm.cli.terminal import (
 )
 from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine import Machine, Outcome, Reason
-from pykvm.machine.serial import InputPump
+from pykvm.machine.serial import InputPump, SerialLine
 
 __all__ = ["boot"]
 
@@ -31,8 +33,14 @@ NEEDS_AUTOPSY = (Reason.GAVE_UP, Reason.CRASHED, Reason.TIMED_OUT, Reason.LIMITE
 
 def boot(arguments: argparse.Namespace) -> int:
     """Run the image and return the exit status."""
-    _refuse_one_file_twice(arguments)
+    targets = targets_of(arguments)
+    _refuse_one_file_twice(arguments, targets)
     with orderly_end(), ExitStack() as stack:
+        backends = open_backends(targets, stack)
+        sinks = {
+            name: backends[name].write if name in backends else _serial_sink(target, arguments.trace, stack)
+            for name, target in targets.items()
+        }
         machine = stack.enter_context(
             Machine.boot(
                 arguments.image,
@@ -43,22 +51,23 @@ def boot(arguments: argparse.Namespace) -> int:
                 cpus=arguments.cpus,
                 irqchip=arguments.irqchip,
                 clock=arguments.clock,
-                serial=_serial_sink(arguments.serial, arguments.trace, stack),
+                serial=sinks["com1"],
                 debug=_debug_sink(arguments.trace, stack),
                 record=arguments.record,
             )
         )
-        if arguments.serial == "stdio":
-            _connect_stdin(machine, arguments.quiet, stack)
+        lines = connect_ports(machine, targets, sinks, backends, partial(_say_place, arguments.quiet), stack)
+        for name, target in targets.items():
+            if target == "stdio":
+                _connect_stdin(machine, lines[name], arguments.quiet, stack)
         return _run(machine, arguments).exit_status
     return 0
 
 
-def _refuse_one_file_twice(arguments: argparse.Namespace) -> None:
+def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, str]) -> None:
     """Keep a slip of the keyboard from overwriting the image, or two outputs from overwriting each other."""
     named = {"the image": arguments.image, "--record": arguments.record}
-    if arguments.serial not in ("stdio", "none"):
-        named["--serial"] = arguments.serial
+    named |= {OPTIONS[name]: file_of(target) for name, target in targets.items()}
     seen: dict[str, str] = {}
     for what, path in named.items():
         real = path and os.path.realpath(path)
@@ -113,22 +122,13 @@ def _summarise(machine: Machine, outcome: Outcome, elapsed_s: float) -> None:
 def _serial_sink(target: str, traced: bool, stack: ExitStack) -> Callable[[bytes], object] | None:
     if target == "none":
         return None
-    if target == "stdio":
-        if sys.stdout is None:
-            return _refuse_stdout
-        if traced and os.isatty(STDOUT) and os.isatty(STDERR):
-            lines = _WholeLines(lambda data: write_all(STDOUT, data, "stdout"))
-            stack.callback(lines.flush)
-            return lines.write
-        return lambda data: write_all(STDOUT, data, "stdout")
-    try:
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise OutputError(
-            f"serial file {target!r}: {error.strerror}; name a file that can be written with --serial"
-        ) from error
-    stack.callback(os.close, fd)
-    return lambda data: write_all(fd, data, f"serial file {target!r}")
+    if sys.stdout is None:
+        return _refuse_stdout
+    if traced and os.isatty(STDOUT) and os.isatty(STDERR):
+        lines = _WholeLines(lambda data: write_all(STDOUT, data, "stdout"))
+        stack.callback(lines.flush)
+        return lines.write
+    return lambda data: write_all(STDOUT, data, "stdout")
 
 
 class _WholeLines:
@@ -157,20 +157,26 @@ def _refuse_stdout(data: bytes) -> None:
     raise OutputError("stdout is closed; open it, or send the guest's serial output elsewhere with --serial")
 
 
-def _connect_stdin(machine: Machine, quiet: bool, stack: ExitStack) -> None:
+def _connect_stdin(machine: Machine, line: SerialLine, quiet: bool, stack: ExitStack) -> None:
     if not is_foreground_terminal(STDIN):
         if not os.isatty(STDIN):
-            stack.callback(InputPump(STDIN, machine.serial).close)
+            stack.callback(InputPump(STDIN, line).close)
         return
     make_raw(STDIN, stack)
     pump = InputPump(
         STDIN,
-        machine.serial,
+        line,
         escape=ESCAPE,
         on_escape=lambda: machine.stop(Outcome(Reason.INTERRUPTED)),
         on_idle=None if quiet else lambda: _say("pykvm: the guest is running; Ctrl-] ends it"),
     )
     stack.callback(pump.close)
+
+
+def _say_place(quiet: bool, text: str, is_picked: bool) -> None:
+    """Tell where a serial port is: if `quiet` only what cannot be known otherwise."""
+    if is_picked or not quiet:
+        _say(text)
 
 
 def _say(text: str) -> None:

@@ -147,10 +147,12 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_machine(boot)
     boot.add_argument(
         "--serial",
-        metavar="stdio|none|FILE",
+        metavar="TARGET",
         default="stdio",
-        help="where COM1 goes: stdout, with stdin as its input (default); nowhere; or into a file",
+        help="where COM1 goes: stdio (default), none, pty, tcp:[HOST:]PORT, unix:PATH, or a FILE",
     )
+    for name in ("com2", "com3", "com4"):
+        boot.add_argument(f"--{name}", metavar="TARGET", help=f"attach {name.upper()} too; TARGET as for --serial")
     boot.add_argument(
         "--timeout",
         metavar="S",

@@ -15,6 +15,7 @@ from pykvm.bus import Bus, Dispatch, FastPorts
 from pykvm.devices.device import Device
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.errors import AddressError, ConfigurationError, ImageError
+from pykvm.machine.com_ports import add_serial
 from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
@@ -234,6 +235,8 @@ class Machine:
         return self._loaded == self._host_changes()
 
     # ---- devices
+
+    add_serial = add_serial
 
     def attach(
         self, device: Device, *, port: int | None = None, address: int | None = None, irq: int | None = None

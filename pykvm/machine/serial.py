@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.model.seams import Receiver
+    from pykvm.devices.uart16550 import Uart16550
 
 __all__ = ["InputPump", "SerialLine"]
 
@@ -26,15 +26,20 @@ class SerialLine:
         uart: the guest's end.
         call_soon: has a function called between two exits.
         sink: takes the guest's bytes as they come, a stream's ``write`` for example.
+
+    Attributes:
+        uart: the guest's end, for breaks, line errors and modem lines; it belongs to the thread that runs the machine.
     """
 
     def __init__(
-        self, uart: Receiver, call_soon: Callable[[Callable[[], None]], None], sink: Callable[[bytes], object] | None
+        self, uart: Uart16550, call_soon: Callable[[Callable[[], None]], None], sink: Callable[[bytes], object] | None
     ) -> None:
-        self._uart = uart
+        self.uart = uart
         self._call_soon = call_soon
         self._sink = sink
         self._kept = bytearray()
+        self._on_the_way = 0
+        self._guard = _thread.allocate_lock()
 
     def write(self, data: bytes) -> None:
         """Take bytes from the guest; the UART's output."""
@@ -54,12 +59,19 @@ class SerialLine:
 
     def send(self, data: bytes) -> None:
         """Send `data` to the guest; from any thread."""
-        self._call_soon(lambda: self._uart.receive(data))
+        with self._guard:
+            self._on_the_way += len(data)
+        self._call_soon(lambda: self._arrive(data))
+
+    def _arrive(self, data: bytes) -> None:
+        with self._guard:
+            self._on_the_way -= len(data)
+        self.uart.receive(data)
 
     @property
     def waiting(self) -> int:
-        """Bytes that the guest has not read yet."""
-        return self._uart.waiting
+        """Bytes that the guest has not read yet, those for a machine that does not run among them."""
+        return self._on_the_way + self.uart.waiting
 
 
 class InputPump:

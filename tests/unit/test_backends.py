@@ -1,0 +1,384 @@
+"""Where serial lines go on the host, without a guest."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pykvm.errors import ConfigurationError, OutputError
+from pykvm.machine.backends import FileBackend, PtyBackend, StreamBackend, TcpBackend, UnixBackend, open_backend
+from pykvm.machine.channel import FLUSH_S, KEPT_BYTES, Channel
+from pykvm.machine.serial import BACKLOG_BYTES
+from tests.support import DEADLINE_S, SLOWNESS
+
+
+class Guest:
+    """Stands for a `SerialLine`: keeps what comes."""
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+        self.waiting = 0
+
+    def send(self, data: bytes) -> None:
+        self.got += data
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def read_all(client: socket.socket, count: int = -1) -> bytes:
+    """Read up to the end, or `count` bytes."""
+    data = bytearray()
+    while count < 0 or len(data) < count:
+        chunk = client.recv(1 << 16)
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
+
+
+def call(backend: Any) -> socket.socket:
+    """Connect to a backend."""
+    if isinstance(backend, UnixBackend):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(DEADLINE_S)
+        client.connect(backend.place.removeprefix("unix:"))
+        return client
+    return socket.create_connection(("127.0.0.1", backend.port), DEADLINE_S)
+
+
+@pytest.fixture
+def guest() -> Guest:
+    return Guest()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Every test closes what it opened; a backend's threads and descriptors go with it."""
+    files, threads = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    yield
+    until(lambda: len(os.listdir("/proc/self/task")) <= threads)
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def served(request: pytest.FixtureRequest, tmp_path: Path, guest: Guest) -> Iterator[Channel]:
+    backend: Channel = TcpBackend(0) if request.param == "tcp" else UnixBackend(str(tmp_path / "socket"))
+    backend.connect(guest)  # type: ignore[arg-type]
+    yield backend
+    backend.close()
+    backend.close()
+
+
+# ---- sockets
+
+
+def test_both_directions(served: Channel, guest: Guest) -> None:
+    with call(served) as client:
+        client.sendall(b"in")
+        served.write(b"out")
+        assert read_all(client, 3) == b"out"
+        until(lambda: guest.got == b"in")
+
+
+def test_another_client_after_the_first(served: Channel, guest: Guest) -> None:
+    for number in range(3):
+        with call(served) as client:
+            client.sendall(b"%d" % number)
+            until(lambda: len(guest.got) == number + 1)  # noqa: B023 - called at once
+            served.write(b"x")
+            assert read_all(client, 1) == b"x"
+    assert guest.got == b"012"
+
+
+def test_one_client_at_a_time(served: Channel, guest: Guest) -> None:
+    with call(served) as client, call(served) as other:
+        assert read_all(other) == b"pykvm: this serial port has another client\r\n"
+        served.write(b"x")
+        assert read_all(client, 1) == b"x"
+
+
+def test_output_waits_for_a_client(served: Channel) -> None:
+    served.write(b"early ")
+    served.write(b"bird")
+    with call(served) as client:
+        assert read_all(client, 10) == b"early bird"
+
+
+def test_the_oldest_of_too_much_is_dropped(served: Channel) -> None:
+    data = os.urandom(KEPT_BYTES + 5000)
+    served.write(data[:7000])
+    served.write(data[7000:])
+    with call(served) as client:
+        assert read_all(client, KEPT_BYTES) == data[5000:]
+
+
+def test_what_a_client_left_behind_goes_to_the_next(served: Channel, guest: Guest) -> None:
+    """A client that has closed cannot be told from one that has only ended its output, until it is sent something."""
+    with call(served) as client:
+        client.sendall(b"bye")
+    until(lambda: guest.got == b"bye")
+    time.sleep(0.02)
+    served.write(b"for ")
+    time.sleep(0.02)
+    served.write(b"the next")
+    with call(served) as client:
+        assert read_all(client, 12) == b"for the next"
+
+
+def test_a_half_closed_client_gets_its_answer(served: Channel, guest: Guest) -> None:
+    with call(served) as client:
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        until(lambda: guest.got == b"question")
+        data = os.urandom(300_000)
+        served.write(data)
+        assert read_all(client, len(data)) == data
+        served.write(b"end")
+        served.close()
+        assert read_all(client) == b"end"
+
+
+def test_a_half_closed_client_gives_way(served: Channel, guest: Guest) -> None:
+    with call(served) as client:
+        client.sendall(b"a")
+        client.shutdown(socket.SHUT_WR)
+        until(lambda: guest.got == b"a")
+        with call(served) as other:
+            other.sendall(b"b")
+            until(lambda: guest.got == b"ab")
+            assert read_all(client) == b""
+
+
+def test_a_client_that_vanishes(served: Channel, guest: Guest) -> None:
+    """With a reset, amid output."""
+    client = call(served)
+    served.write(bytes(500_000))
+    client.recv(1)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    with call(served) as other:
+        other.sendall(b"still here")
+        until(lambda: guest.got == b"still here")
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(served: Channel) -> None:
+    with call(served) as client:
+        before = time.monotonic()
+        for _ in range(20):
+            served.write(bytes(KEPT_BYTES))
+        served.close()
+        assert time.monotonic() - before < FLUSH_S + 2 * SLOWNESS
+        served.write(b"nothing happens")
+        client.recv(1)
+
+
+def test_a_client_that_comes_late_gets_all_at_the_end(served: Channel) -> None:
+    served.write(b"last words")
+    with call(served) as client:
+        served.close()
+        assert read_all(client) == b"last words"
+
+
+def test_unread_input_does_not_cost_a_client_the_end(served: Channel, guest: Guest) -> None:
+    guest.waiting = BACKLOG_BYTES + 1
+    with call(served) as client:
+        client.sendall(b"nobody takes it")
+        served.write(b"good bye")
+        served.close()
+        assert read_all(client) == b"good bye"
+    assert guest.got == b""
+
+
+def test_input_is_no_faster_than_the_guest(served: Channel, guest: Guest) -> None:
+    guest.waiting = BACKLOG_BYTES + 1
+    with call(served) as client:
+        client.sendall(b"slow")
+        served.write(b"output goes on")
+        assert read_all(client, 14) == b"output goes on"
+        time.sleep(0.05)
+        assert guest.got == b""
+        guest.waiting = 0
+        until(lambda: guest.got == b"slow")
+
+
+def test_input_before_a_hang_up_is_not_lost(served: Channel, guest: Guest) -> None:
+    guest.waiting = BACKLOG_BYTES + 1
+    with call(served) as client:
+        client.sendall(b"all of it")
+    time.sleep(0.05)
+    guest.waiting = 0
+    until(lambda: guest.got == b"all of it")
+
+
+# ---- places
+
+
+def test_a_port_that_is_taken() -> None:
+    first = TcpBackend(0)
+    with pytest.raises(OutputError, match=rf"tcp:127\.0\.0\.1:{first.port}: Address already in use; choose another"):
+        TcpBackend(first.port)
+    first.close()
+
+
+@pytest.mark.parametrize("host", ["256.0.0.1.invalid", "x" * 70, "..", "192.0.2.1"])
+def test_a_host_that_is_none_of_ours(host: str) -> None:
+    with pytest.raises(OutputError, match="serial tcp:"):
+        TcpBackend(0, host)
+
+
+@pytest.mark.parametrize("target", ["tcp:", "tcp:x", "tcp:70000", "tcp:-1", "tcp::1", "tcp:host:", "tcp:host", "unix:"])
+def test_targets_that_are_none(target: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"serial '{target}': must be"):
+        open_backend(target)
+
+
+def test_hosts(tmp_path: Path) -> None:
+    for target, place in (("tcp:0", "tcp:127.0.0.1:"), ("tcp:0.0.0.0:0", "tcp:0.0.0.0:"), ("tcp:localhost:0", "tcp:")):
+        backend = open_backend(target)
+        assert backend.place.startswith(place)
+        assert not backend.place.endswith(":0")
+        assert backend.is_picked
+        backend.close()
+
+
+def test_unix_sockets_and_what_is_in_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match="is no socket"):
+        UnixBackend(str(path))
+    assert path.read_text() == "precious"
+    path.unlink()
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    first = UnixBackend(str(path))
+    with pytest.raises(OutputError, match="another program listens"):
+        UnixBackend(str(path))
+    first.close()
+    assert not path.exists()
+    for missing in (tmp_path / "no" / "socket", tmp_path / ("x" * 200)):
+        with pytest.raises(OutputError, match="serial unix:"):
+            UnixBackend(str(missing))
+
+
+def test_a_socket_that_has_been_replaced_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    backend = UnixBackend(str(path))
+    path.unlink()
+    path.write_text("somebody else's")
+    backend.close()
+    assert path.exists()
+
+
+def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a:file"
+    for target in (f"file:{path}", str(path)):
+        backend = open_backend(target)
+        backend.write(b"one")
+        backend.write(b"two")
+        backend.close()
+        backend.close()
+        backend.write(b"nothing")
+        assert path.read_bytes() == b"onetwo"
+    full = FileBackend("/dev/full")
+    with pytest.raises(OutputError, match="No space left"):
+        full.write(b"x")
+    full.close()
+    with pytest.raises(OutputError, match="No such file"):
+        FileBackend(str(tmp_path / "no" / "file"))
+
+
+# ---- pseudo-terminals
+
+
+def test_a_pty_passes_every_byte_and_gives_the_last_ones(guest: Guest) -> None:
+    backend = PtyBackend()
+    backend.connect(guest)  # type: ignore[arg-type]
+    fd = os.open(backend.place, os.O_RDWR | os.O_NOCTTY)
+    data = bytes(range(256))
+    os.write(fd, data)
+    until(lambda: guest.got == data)
+    got = bytearray()
+
+    def read() -> None:
+        try:
+            while chunk := os.read(fd, 1000):
+                got.extend(chunk)
+                time.sleep(0.001)
+        except OSError:
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    backend.write(data * 200)
+    backend.close()
+    reader.join(DEADLINE_S)
+    os.close(fd)
+    assert got == data * 200
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_pty_that_nobody_reads(guest: Guest, is_open: bool) -> None:
+    backend = PtyBackend()
+    backend.connect(guest)  # type: ignore[arg-type]
+    fd = os.open(backend.place, os.O_RDWR | os.O_NOCTTY) if is_open else -1
+    before = time.monotonic()
+    for _ in range(20):
+        backend.write(bytes(KEPT_BYTES))
+    backend.close()
+    assert time.monotonic() - before < (FLUSH_S if is_open else 0) + 2 * SLOWNESS
+    if is_open:
+        os.close(fd)
+
+
+def test_a_pty_that_was_never_connected() -> None:
+    PtyBackend().close()
+
+
+# ---- Python streams
+
+
+def test_python_streams(guest: Guest) -> None:
+    for source in (io.BytesIO(b"abc"), [b"a", b"bc"], (bytes((byte,)) for byte in b"abc")):
+        guest.got.clear()
+        output = io.BytesIO()
+        backend = StreamBackend(output, source)
+        backend.write(b"out")
+        backend.connect(guest)  # type: ignore[arg-type]
+        until(lambda: guest.got == b"abc")
+        backend.close()
+        backend.close()
+        backend.write(b"late")
+        assert output.getvalue() == b"out"
+
+
+def test_a_pipe_that_never_ends(guest: Guest) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as source, os.fdopen(write, "wb", buffering=0) as end:
+        backend = StreamBackend(None, source)
+        backend.connect(guest)  # type: ignore[arg-type]
+        end.write(b"x")
+        until(lambda: guest.got == b"x")
+        backend.close()
+
+
+def test_an_endless_stream_is_no_faster_than_the_guest(guest: Guest) -> None:
+    guest.waiting = BACKLOG_BYTES + 1
+    backend = StreamBackend(None, iter(lambda: b"more", None))
+    backend.connect(guest)  # type: ignore[arg-type]
+    time.sleep(0.05)
+    backend.close()
+    assert guest.got == b""
