@@ -149,7 +149,7 @@ class StreamBackend:
     def _read(self, line: SerialLine, chunks: Iterator[bytes]) -> None:
         try:
             for data in chunks:
-                while line.waiting > BACKLOG_BYTES and not self._closed:
+                while line.unread > BACKLOG_BYTES and not self._closed:
                     time.sleep(BACKLOG_POLL_S)
                 if self._closed:
                     break

@@ -132,7 +132,7 @@ class Channel:
             poll.register(self._wake, select.POLLIN)
             if self._listener is not None:
                 poll.register(self._listener, select.POLLIN)
-            is_full = self._line is not None and self._line.waiting > BACKLOG_BYTES
+            is_full = self._line is not None and self._line.unread > BACKLOG_BYTES
             peer = self._peer
             if peer is not None and not (self._hung_up and is_full):
                 wanted = 0 if is_full or self._input_ended else select.POLLIN

@@ -70,7 +70,12 @@ class SerialLine:
 
     @property
     def waiting(self) -> int:
-        """Bytes that the guest has not read yet, those for a machine that does not run among them."""
+        """Bytes at the guest's end that it has not read yet."""
+        return self.uart.waiting
+
+    @property
+    def unread(self) -> int:
+        """Bytes sent that the guest has not read yet, those among them that wait for the machine to run."""
         return self._on_the_way + self.uart.waiting
 
 
@@ -141,11 +146,11 @@ class InputPump:
         if self._escape is not None:
             data = data.partition(bytes((self._escape,)))[0]
         # At a terminal the escape key must stay within reach, so what the guest does not read is dropped.
-        if data and (self._escape is None or self._line.waiting <= BACKLOG_BYTES):
+        if data and (self._escape is None or self._line.unread <= BACKLOG_BYTES):
             self._line.send(data)
         if left and self._on_escape is not None:
             self._on_escape()
-        while self._escape is None and self._line.waiting > BACKLOG_BYTES and not self._stopping:
+        while self._escape is None and self._line.unread > BACKLOG_BYTES and not self._stopping:
             time.sleep(BACKLOG_POLL_S)
         return bool(data) and not left
 

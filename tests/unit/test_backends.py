@@ -25,7 +25,7 @@ class Guest:
 
     def __init__(self) -> None:
         self.got = bytearray()
-        self.waiting = 0
+        self.unread = 0
 
     def send(self, data: bytes) -> None:
         self.got += data
@@ -193,7 +193,7 @@ def test_a_client_that_comes_late_gets_all_at_the_end(served: Channel) -> None:
 
 
 def test_unread_input_does_not_cost_a_client_the_end(served: Channel, guest: Guest) -> None:
-    guest.waiting = BACKLOG_BYTES + 1
+    guest.unread = BACKLOG_BYTES + 1
     with call(served) as client:
         client.sendall(b"nobody takes it")
         served.write(b"good bye")
@@ -203,23 +203,23 @@ def test_unread_input_does_not_cost_a_client_the_end(served: Channel, guest: Gue
 
 
 def test_input_is_no_faster_than_the_guest(served: Channel, guest: Guest) -> None:
-    guest.waiting = BACKLOG_BYTES + 1
+    guest.unread = BACKLOG_BYTES + 1
     with call(served) as client:
         client.sendall(b"slow")
         served.write(b"output goes on")
         assert read_all(client, 14) == b"output goes on"
         time.sleep(0.05)
         assert guest.got == b""
-        guest.waiting = 0
+        guest.unread = 0
         until(lambda: guest.got == b"slow")
 
 
 def test_input_before_a_hang_up_is_not_lost(served: Channel, guest: Guest) -> None:
-    guest.waiting = BACKLOG_BYTES + 1
+    guest.unread = BACKLOG_BYTES + 1
     with call(served) as client:
         client.sendall(b"all of it")
     time.sleep(0.05)
-    guest.waiting = 0
+    guest.unread = 0
     until(lambda: guest.got == b"all of it")
 
 
@@ -376,7 +376,7 @@ def test_a_pipe_that_never_ends(guest: Guest) -> None:
 
 
 def test_an_endless_stream_is_no_faster_than_the_guest(guest: Guest) -> None:
-    guest.waiting = BACKLOG_BYTES + 1
+    guest.unread = BACKLOG_BYTES + 1
     backend = StreamBackend(None, iter(lambda: b"more", None))
     backend.connect(guest)  # type: ignore[arg-type]
     time.sleep(0.05)
