@@ -204,7 +204,7 @@ class SplitInterrupts(UserInterrupts):
 
     def _route(self) -> None:
         """Have the kernel report the end of level-triggered interrupts."""
-        self._vm.report_end_of_interrupts(self.io_apic.level_routes)
+        self._vm.report_end_of_interrupts(self.io_apic.routes())
 
     def end_of_interrupt(self, vector: int) -> None:
         """Take it that the guest has ended an interrupt, KVM_EXIT_IOAPIC_EOI."""

@@ -219,5 +219,5 @@ def parts(wiring: Wiring, irqchip: str = "user") -> tuple[Part, ...]:
     return tuple(
         Part(name, maker(place.make), port=place.port, windows=place.windows, irqs=place.irqs)
         for name, place in places.items()
-        if name not in ("i8042", "port92", "vga", "fw_cfg", "pci", "shutdown")  # TEMP
+        if name not in ("i8042", "port92", "vga")  # TEMP
     )

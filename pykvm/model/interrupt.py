@@ -14,6 +14,8 @@ def _nobody(level: bool) -> None:
 class InterruptLine:
     """One device's end of an interrupt line: a level, which the device recomputes whenever what it depends on changes.
 
+    It must stay up until the guest has taken the interrupt: one that drops before is none (8259A, "Interrupt Sequence").
+
     Args:
         sink: called with the new level at each change.
 
@@ -32,12 +34,6 @@ class InterruptLine:
         if level != self.level:
             self.level = level
             self._sink(level)
-
-    def pulse(self) -> None:
-        """Give an edge: down if it was up, up, and down again."""
-        self.set(False)
-        self.set(True)
-        self.set(False)
 
 
 class SharedLine:
