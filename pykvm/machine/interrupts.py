@@ -23,6 +23,10 @@ TIMER_IRQ, TIMER_PIN = 0, 2
 """The PIT's interrupt is input 2 of a PC's I/O APIC (ACPI 6.5, 5.2.12.5 Interrupt Source Override)."""
 
 
+def _nothing() -> None:
+    """There is nothing to be made."""
+
+
 class Interrupts:
     """Base: 24 inputs, each of which several devices may drive.
 
@@ -93,6 +97,9 @@ class UserInterrupts(Interrupts):
 
     Args:
         vm: the VM; its vCPU 0 takes the interrupts.
+
+    Attributes:
+        before_use: called before the guest first reaches a controller: makes the devices that interrupt by themselves.
     """
 
     kind = "user"
@@ -105,6 +112,7 @@ class UserInterrupts(Interrupts):
         self._vcpu = vm.vcpus[0]
         self._ask = InterruptLine(self._asked)
         self._pic: PicPair | None = None
+        self.before_use: Callable[[], object] = _nothing
         self._vcpu.acknowledge = self._acknowledge
 
     @property
@@ -119,10 +127,14 @@ class UserInterrupts(Interrupts):
     def parts(self) -> tuple[Part, ...]:
         """Return the two 8259 and what selects edge or level."""
         return (
-            Part("pic1", lambda: self.pic.master, port=0x20, windows=((0, 2),)),
-            Part("pic2", lambda: self.pic.slave, port=0xA0, windows=((0, 2),)),
-            Part("elcr", lambda: self.pic.elcr, port=0x4D0, windows=((0, 2),)),
+            Part("pic1", lambda: self._used().master, port=0x20, windows=((0, 2),)),
+            Part("pic2", lambda: self._used().slave, port=0xA0, windows=((0, 2),)),
+            Part("elcr", lambda: self._used().elcr, port=0x4D0, windows=((0, 2),)),
         )
+
+    def _used(self) -> PicPair:
+        self.before_use()
+        return self.pic
 
     def _asked(self, level: bool) -> None:
         self._vcpu.ask_interrupt(level)

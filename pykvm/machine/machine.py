@@ -19,7 +19,7 @@ from pykvm.machine.com_ports import add_serial
 from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
-from pykvm.machine.interrupts import IRQCHIPS, interrupts
+from pykvm.machine.interrupts import IRQCHIPS, UserInterrupts, interrupts
 from pykvm.machine.outcome import Outcome, Reason
 from pykvm.machine.pc import SERIAL_PORTS, Wiring, parts
 from pykvm.machine.running import Runner
@@ -135,6 +135,8 @@ class Machine:
             self.attach(self.com1, port=port, irq=irq)
             for part in (*self.interrupts.parts(), *parts(self._wiring(debug), irqchip)):
                 self.devices.add(part)
+            if isinstance(self.interrupts, UserInterrupts):
+                self.interrupts.before_use = lambda: self.devices["pit"]
         except BaseException:
             self.close()
             raise

@@ -102,7 +102,7 @@ def _rtc(wiring: Wiring) -> Device:
 def _pit(wiring: Wiring) -> Device:
     from pykvm.devices.pit8254 import Pit8254
 
-    return Pit8254()
+    return Pit8254(is_started=True)
 
 
 def _port_b(wiring: Wiring) -> Device:

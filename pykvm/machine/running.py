@@ -236,6 +236,7 @@ class Runner:
             raise ConfigurationError(f"timeout of {timeout_s} s: must be more than 0")
         if max_exits is not None and max_exits < 1:
             raise ConfigurationError(f"limit of {max_exits} exits: must be 1 or more")
+        self._vm.guard_signals()  # before any timer can send one
         self._flight.start()
         self._fast.enabled = fast and len(self._vcpus) == 1  # else one vCPU would see what is another's
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s

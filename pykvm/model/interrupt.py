@@ -14,7 +14,8 @@ def _nobody(level: bool) -> None:
 class InterruptLine:
     """One device's end of an interrupt line: a level, which the device recomputes whenever what it depends on changes.
 
-    It must stay up until the guest has taken the interrupt: one that drops before is none (8259A, "Interrupt Sequence").
+    It must stay up until the guest has taken the interrupt: one that drops before is none (8259A,
+    "Interrupt Sequence").
 
     Args:
         sink: called with the new level at each change.

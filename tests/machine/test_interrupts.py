@@ -17,7 +17,6 @@ from tests.support import DEADLINE_S, code_machine
 pytestmark = pytest.mark.kvm
 
 WAITS = {"halting": HALTING, "spinning": SPINNING, "polling": POLLING}
-DOT = "debugcon.DATA"
 
 
 def named(records: list[TraceRecord], name: str) -> list[int]:
@@ -35,7 +34,7 @@ def test_the_timer_interrupts_a_guest_however_it_waits(wait: str, clock: str) ->
     with code_machine(tick_guest(WAITS[wait]), clock=clock) as machine:
         assert machine.run(DEADLINE_S).reason is Reason.HALTED
         records = machine.last_records(1 << 13)
-    assert named(records, DOT)[-TICKS:] == [ord(".")] * TICKS
+        assert machine.vcpu.registers().rcx == TICKS
     found = taken(records)
     assert {(each.vector, each.line) for each in found} == {(VECTOR, 0)}
     assert all(0 <= each.latency_s < DEADLINE_S for each in found)
@@ -129,13 +128,13 @@ class Bell(Device):
 # The tick guest, but for irq 5: mask 0xdf, vector 0x25; the guest rings the bell itself; the handler silences it.
 BELL_GUEST = (
     "31 c0 8e d8 c7 06 94 00 HANDLER c7 06 96 00 00 00 b0 11 e6 20 e6 a0 b0 20 e6 21 b0 28 e6 a1 b0 04 e6 21"
-    "b0 02 e6 a1 b0 01 e6 21 e6 a1 b0 df e6 21 b0 ff e6 a1 31 c9 fb RING f4 83 f9 01 72 fa fa f4"
+    "b0 02 e6 a1 b0 01 e6 21 e6 a1 b0 df e6 21 b0 ff e6 a1 31 c9 fb RING 83 f9 01 72 fa fa f4"
 )
 BELL_HANDLER = "41 ba 00 05 30 c0 ee b0 20 e6 20 cf"
 
 
 def bell_guest(rings_itself: bool) -> bytes:
-    code = BELL_GUEST.replace("RING", "ba 00 05 b0 01 ee" if rings_itself else "")
+    code = BELL_GUEST.replace("RING", "ba 00 05 b0 01 ee 90" if rings_itself else "f4")
     at = 0x7C00 + len(bytes.fromhex(code.replace("HANDLER", "00 00")))
     return bytes.fromhex(code.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + BELL_HANDLER)
 
@@ -168,7 +167,7 @@ def test_two_devices_share_a_line() -> None:
     with code_machine("f4") as machine:
         one, two = Bell("one"), Bell("two")
         machine.attach(one, port=0x500, irq=5)
-        machine.attach(two, port=0x510, irq=5)
+        machine.attach(two, port=0x508, irq=5)
         pic = machine.interrupts.pic
         one.irq.set(True)
         two.irq.set(True)
