@@ -245,8 +245,11 @@ def test_mouse_interrupt() -> None:
     assert port.drain() == [0xFA]
     port.i8042.mouse.move(1, 0)
     assert port.lines == (False, True)
+    levels: list[bool] = []
+    port.i8042.irq_mouse = InterruptLine(levels.append)
+    port.i8042.refresh()
     assert port.drain() == [8, 1, 0]
-    assert port.lines == (False, False)
+    assert levels == [True, False] * 3, "an edge for each byte"
 
 
 def test_the_keyboard_goes_before_the_mouse_but_does_not_replace_its_byte() -> None:
@@ -330,9 +333,11 @@ def test_an_escape_that_nothing_follows_is_a_key_after_a_while() -> None:
     port.i8042.keyboard.feed_terminal(b"\x1b")
     port.clock.advance(ESCAPE_NS - 1)
     port.i8042.keyboard.feed_terminal(b"[A")
+    assert port.clock.next_ns() is None
     assert port.drain() == [0xE0, 0x48, 0xE0, 0xC8]
-    port.clock.advance(2 * ESCAPE_NS)
-    assert port.drain() == []
+    port.i8042.keyboard.feed_terminal(b"\x1b")
+    port.i8042.restore(I8042.State())
+    assert port.clock.next_ns() is None, "the state before has nothing to say any more"
 
 
 def test_a_copied_state_goes_on() -> None:

@@ -106,6 +106,15 @@ def test_commands_that_clear_the_buffer(command: int) -> None:
     assert codes(keyboard) == b"", "9 bytes were in the buffer"
 
 
+def test_another_scan_code_set_clears_the_buffer() -> None:
+    keyboard = Ps2Keyboard()
+    keyboard.type("ab")
+    assert keyboard.next_code() == 0x1C
+    keyboard.write(0xF0)
+    keyboard.write(1)
+    assert codes(keyboard) == b"", "codes of the old set would be read as the new one's"
+
+
 # ---- keys
 
 

@@ -144,6 +144,22 @@ def test_a_long_way_takes_several_packets() -> None:
     assert packets(mouse) == [(ONE, 255, 255), (ONE, 255, 45), (ONE, 90, 0)]
 
 
+def test_a_way_without_end_is_bounded() -> None:
+    mouse = enabled()
+    mouse.move(10**6, -(10**6))
+    assert len(packets(mouse)) < 200
+
+
+def test_a_command_breaks_off_a_packet() -> None:
+    """What follows F5 and F4 is the first byte of a packet."""
+    mouse = enabled()
+    mouse.move(1, 2)
+    assert mouse.next_code() == ONE | Y_SIGN
+    ask(mouse, 0xF5, 0xF4)
+    mouse.move(3, 0)
+    assert packets(mouse) == [(ONE, 3, 0)]
+
+
 def test_scaling_doubles_in_stream_mode_only() -> None:
     """E7: "Set scaling 2:1" with its table for small movements."""
     mouse = enabled()
@@ -220,6 +236,12 @@ def test_knock_for_five_buttons() -> None:
     mouse.buttons(side=True)
     mouse.buttons(side=False, extra=True)
     assert packets(mouse, 4) == [(ONE, 0, 0, 0x0F), (ONE, 0, 0, 0x10), (ONE, 0, 0, 0x20)]
+
+
+def test_a_reset_forgets_half_a_knock() -> None:
+    mouse = enabled(200, 100)
+    ask(mouse, 0xFF, 0xF3, 80)
+    assert ask(mouse, 0xF2) == "fa 00"
 
 
 @pytest.mark.parametrize("knock", [(100, 200, 80), (200, 100, 60, 80), (200, 80, 100)])
