@@ -36,6 +36,7 @@ DEADLINE_S = 60.0 * SLOWNESS
 LOAD = {StartMode.REAL: 0x7C00, StartMode.PROTECTED: 0x100000, StartMode.LONG: 0x100000}
 GUEST_MODES = {
     "crash": "long",
+    "dice": "real",
     "echo": "real",
     "exitcode": "real",
     "hello": "real",

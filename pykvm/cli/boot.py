@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -24,6 +24,10 @@ from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine import Machine, Outcome, Reason
 from pykvm.machine.serial import InputPump, SerialLine
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.machine.custom import DeviceSpec
+
 __all__ = ["boot"]
 
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -36,6 +40,7 @@ def boot(arguments: argparse.Namespace) -> int:
     targets = targets_of(arguments)
     _refuse_one_file_twice(arguments, targets)
     with orderly_end(), ExitStack() as stack:
+        attach = _devices(arguments.device)
         backends = open_backends(targets, stack)
         sinks = {
             name: backends[name].write if name in backends else _serial_sink(target, arguments.trace, stack)
@@ -56,6 +61,7 @@ def boot(arguments: argparse.Namespace) -> int:
                 record=arguments.record,
             )
         )
+        attach(machine)
         lines = connect_ports(machine, targets, sinks, backends, partial(_say_place, arguments.quiet), stack)
         for name, target in targets.items():
             if target == "stdio":
@@ -64,9 +70,26 @@ def boot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _devices(specs: Sequence[DeviceSpec]) -> Callable[[Machine], None]:
+    """Make the user's devices, before there is a machine; return what puts them into it."""
+    if not specs:
+        return lambda machine: None
+    from pykvm.machine.custom import attach_device, load_device
+
+    made = [(spec, load_device(spec)) for spec in specs]
+
+    def attach(machine: Machine) -> None:
+        for spec, device in made:
+            attach_device(machine, spec, device)
+
+    return attach
+
+
 def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, str]) -> None:
     """Keep a slip of the keyboard from overwriting the image, or two outputs from overwriting each other."""
     named = {"the image": arguments.image, "--record": arguments.record}
+    files = {os.path.realpath(spec.file): spec.file for spec in arguments.device if spec.file}
+    named |= {f"--device {path}": path for path in files.values()}
     named |= {OPTIONS[name]: file_of(target) for name, target in targets.items()}
     seen: dict[str, str] = {}
     for what, path in named.items():
@@ -89,9 +112,30 @@ def _run(machine: Machine, arguments: argparse.Namespace) -> Outcome:
             outcome = machine.run(arguments.timeout, arguments.max_exits)
     except KeyboardInterrupt:
         outcome = Outcome(Reason.INTERRUPTED)
+    except OutputError:
+        raise
+    except Exception as error:
+        return _device_failed(machine, error, time.monotonic() - started, arguments.quiet)
     if not arguments.quiet:
         _summarise(machine, outcome, time.monotonic() - started)
     return outcome
+
+
+def _device_failed(machine: Machine, error: Exception, elapsed_s: float, quiet: bool) -> Outcome:
+    """Tell of a device's exception; one that is no device's goes on."""
+    from pykvm.report.device_error import find_failure
+
+    failure = find_failure(machine, error)
+    if failure is None:
+        raise error
+    if not quiet:
+        _summarise(machine, failure.outcome, elapsed_s)
+    for text in failure.summary():
+        _say(text)
+    if not quiet:
+        for text in failure.autopsy(machine):
+            _say(text)
+    return failure.outcome
 
 
 def _trace(machine: Machine, timeout_s: float | None, max_exits: int | None) -> Outcome:

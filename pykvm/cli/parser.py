@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn, TypeVar
 
+    from pykvm.machine.custom import DeviceSpec
+
     T = TypeVar("T")
 
 __all__ = ["build_parser"]
@@ -22,7 +24,7 @@ EXIT_STATUS = """\
 exit status:
   0      the guest halted for good, switched the machine off, or wrote 0 to port 0xf4
   1-63   the value that the guest wrote to port 0xf4 (63 for larger ones; the summary has the value)
-  64     wrong usage            70   KVM gave up, e.g. could not emulate an instruction
+  64     wrong usage            70   KVM gave up, e.g. could not emulate an instruction; or a device raised
   65     bad image or trace     71   the guest crashed (triple fault)
   69     no usable KVM          72   the guest reset the machine
                                 74   a host file failed: stdout closed, disk full
@@ -79,6 +81,12 @@ def _count(text: str) -> int:
     return value
 
 
+def _device(text: str) -> DeviceSpec:
+    from pykvm.machine.custom import parse_device
+
+    return parse_device(text)
+
+
 def _boot(arguments: argparse.Namespace) -> int:
     from pykvm.cli.boot import boot
 
@@ -89,6 +97,12 @@ def _trace_show(arguments: argparse.Namespace) -> int:
     from pykvm.cli.trace import show
 
     return show(arguments)
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    from pykvm.cli.devices import devices
+
+    return devices(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -109,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="pykvm")
     _add_boot(commands)
     _add_trace(commands)
+    _add_devices(commands)
     _add_doctor(commands)
     return parser
 
@@ -162,6 +177,14 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot.add_argument(
         "--max-exits", metavar="N", type=_checked(_count, "a number of 1 or more"), help="end the run after N exits"
     )
+    boot.add_argument(
+        "--device",
+        metavar="FILE.py:CLASS@port=P[,KEY=VALUE...]",
+        type=_checked(_device, "FILE.py:CLASS@port=P"),
+        action="append",
+        default=[],
+        help="attach a device of your own, at port=P or address=A; also irq=N, name=X, and its class's arguments",
+    )
     boot.add_argument("--trace", action="store_true", help="print each access of the guest on stderr")
     boot.add_argument("--record", metavar="FILE", help="record the trace in FILE; read it with pykvm trace show")
     boot.add_argument("--quiet", action="store_true", help="no summary on stderr; errors only")
@@ -199,6 +222,18 @@ def _add_trace(commands: argparse._SubParsersAction[_Parser]) -> None:
     show = _add(actions, "show", "print a trace, one line per access")
     show.add_argument("file", metavar="FILE", help="file written by pykvm boot --record")
     show.set_defaults(command=_trace_show)
+
+
+def _add_devices(commands: argparse._SubParsersAction[_Parser]) -> None:
+    devices = _add(commands, "devices", "list the devices, or print the register map of one")
+    devices.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="a device such as com1, or a class: FILE.py:CLASS or module:CLASS (default: list all)",
+    )
+    devices.add_argument("--json", action="store_true", help="the same as JSON")
+    devices.set_defaults(command=_devices)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -178,10 +178,17 @@ class Device:
             at += taken
 
     def replay(self, offset: int, size: int, values: Sequence[int]) -> None:
-        """Take a run of posted writes to one offset, in order."""
+        """Take a run of posted writes to one offset, in order.
+
+        An exception leaves with `posted_taken`, the number of writes before the one that raised: they are done.
+        """
         take = self.writer(offset, size)
-        for value in values:
-            take(value)
+        for number, value in enumerate(values):
+            try:
+                take(value)
+            except BaseException as error:
+                error.posted_taken = number  # type: ignore[attr-defined]
+                raise
 
     def writer(self, offset: int, size: int) -> Callable[[int], object]:
         """Return what takes writes of `size` bytes at `offset`: a register's own code where no other can be there."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pykvm.accel.kvm.vm import KvmVm
     from pykvm.devices.pic_pair import PicPair
 
-__all__ = ["IRQCHIPS", "Interrupts", "KernelInterrupts", "SplitInterrupts", "UserInterrupts", "interrupts"]
+__all__ = ["IRQCHIPS", "Interrupts", "KernelInterrupts", "SplitInterrupts", "UserInterrupts", "interrupts", "pic_parts"]
 
 IRQCHIPS = ("user", "split", "kernel")
 IO_APIC = 0xFEC00000
@@ -92,6 +92,15 @@ class Interrupts:
         raise ConfigurationError("MSI: there is no local APIC with --irqchip user; choose split or kernel")
 
 
+def pic_parts(pair: Callable[[], PicPair]) -> tuple[Part, ...]:
+    """Return the two 8259 of `pair` and what selects edge or level."""
+    return (
+        Part("pic1", lambda: pair().master, port=0x20, windows=((0, 2),)),
+        Part("pic2", lambda: pair().slave, port=0xA0, windows=((0, 2),)),
+        Part("elcr", lambda: pair().elcr, port=0x4D0, windows=((0, 2),)),
+    )
+
+
 class UserInterrupts(Interrupts):
     """Two 8259 in Python, every access to them traced.
 
@@ -126,11 +135,7 @@ class UserInterrupts(Interrupts):
 
     def parts(self) -> tuple[Part, ...]:
         """Return the two 8259 and what selects edge or level."""
-        return (
-            Part("pic1", lambda: self._used().master, port=0x20, windows=((0, 2),)),
-            Part("pic2", lambda: self._used().slave, port=0xA0, windows=((0, 2),)),
-            Part("elcr", lambda: self._used().elcr, port=0x4D0, windows=((0, 2),)),
-        )
+        return pic_parts(self._used)
 
     def _used(self) -> PicPair:
         self.before_use()

@@ -25,6 +25,7 @@ class Reason(Enum):
     TIMED_OUT = "timed out"
     LIMITED = "reached the exit limit"
     INTERRUPTED = "interrupted"
+    DEVICE_FAILED = "a device failed"
 
 
 _STATUS = {
@@ -37,6 +38,7 @@ _STATUS = {
     Reason.TIMED_OUT: 124,
     Reason.LIMITED: 124,
     Reason.INTERRUPTED: 130,
+    Reason.DEVICE_FAILED: 70,
 }
 
 

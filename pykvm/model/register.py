@@ -115,8 +115,8 @@ class Register:
         """Tell whether a write of `written` reaches this register rather than another at its offset."""
         return self.match is None or written & self.match[0] == self.match[1]
 
-    def describe(self) -> dict[str, Any]:
-        """Return this declaration as JSON data, for the header of a trace file."""
+    def describe(self, docs: bool = False) -> dict[str, Any]:
+        """Return this declaration as JSON data, for the header of a trace file; its docs too where asked."""
         data: dict[str, Any] = {"name": self.name, "offset": self.offset, "size": self.size, "access": self.access}
         if self.reset:
             data["reset"] = self.reset
@@ -148,6 +148,10 @@ class Register:
             ]
         if self.is_text:
             data["text"] = True
+        if docs:
+            data["doc"] = self.doc
+            for described, f in zip(data.get("fields", ()), self.fields, strict=True):
+                described["doc"] = f.doc
         return data
 
     @classmethod

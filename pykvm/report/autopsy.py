@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pykvm.machine import Machine, Outcome
 from pykvm.model.exits import EmulationFailure, Shutdown
 from pykvm.model.registers import CpuMode, Registers, SystemRegisters
 from pykvm.report.code import instruction_bytes
 from pykvm.report.rerun import rerun_to_fault
+from pykvm.trace.record import TraceRecord
 from pykvm.trace.text import line
 
-__all__ = ["autopsy"]
+__all__ = ["autopsy", "last_exits", "state"]
 
 LAST_RECORDS = 8
 
@@ -21,8 +22,12 @@ def autopsy(machine: Machine, outcome: Outcome) -> Iterator[str]:
     if isinstance(outcome.exit, Shutdown) and outcome.exit.was_reset:
         yield from _before_the_reset(machine, outcome)
     else:
-        yield from _state(machine, outcome)
-    records = machine.last_records(LAST_RECORDS)
+        yield from state(machine, outcome)
+    yield from last_exits(machine.last_records(LAST_RECORDS))
+
+
+def last_exits(records: Sequence[TraceRecord]) -> Iterator[str]:
+    """Yield lines on the last exits of a guest."""
     if records:
         yield "  last exits:"
         yield from (f"  {line(record)}" for record in records)
@@ -35,10 +40,11 @@ def _before_the_reset(machine: Machine, outcome: Outcome) -> Iterator[str]:
         return
     with again.machine as second:
         yield f"  this KVM resets the CPU at a triple fault; a second run came to it {again.note}:"
-        yield from _state(second, outcome)
+        yield from state(second, outcome)
 
 
-def _state(machine: Machine, outcome: Outcome) -> Iterator[str]:
+def state(machine: Machine, outcome: Outcome) -> Iterator[str]:
+    """Yield lines on the registers, and on the instruction at RIP."""
     registers, system = machine.vcpu.registers(), machine.vcpu.system_registers()
     yield from _registers(registers, system)
     label = "could not emulate" if isinstance(outcome.exit, EmulationFailure) else "at RIP"

@@ -52,11 +52,12 @@ def test_the_table_of_modes_names_every_source() -> None:
     assert sorted(modes()) == sorted(source.stem for source in GUESTS.glob("*.S"))
 
 
-def test_committed_hello_is_what_its_source_gives(tmp_path: Path) -> None:
-    rebuilt = tmp_path / "hello.bin"
+@pytest.mark.parametrize("guest", ["dice", "hello"])
+def test_a_committed_guest_is_what_its_source_gives(tmp_path: Path, guest: str) -> None:
+    rebuilt = tmp_path / f"{guest}.bin"
     done = make(f"OUT={tmp_path}", str(rebuilt))
     assert done.returncode == 0, done.stderr
-    assert rebuilt.read_bytes() == (GUESTS / "hello.bin").read_bytes()
+    assert rebuilt.read_bytes() == (GUESTS / f"{guest}.bin").read_bytes()
 
 
 @pytest.mark.parametrize("guest", sorted(modes()))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pykvm import Machine, Outcome, Reason
+from pykvm.machine.custom import attach_device, load_device, parse_device
 from pykvm.trace.record import TraceRecord
 from tests.support import DEADLINE_S, GUEST_MODES, summary
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.kvm
 
 INIT = ("IER <- 00", "LCR <- 80", "DLL <- 01", "DLM <- 00", "LCR <- 03", "FCR <- 07", "MCR <- 03")
 ALL_RECORDS = 10**6
+ROOT = Path(__file__).parents[2]
 
 
 def polled(text: str, first_out: int, step: int, lsr_in: int, thr_out: int, hlt: int) -> list[str]:
@@ -43,6 +45,17 @@ def echoed(text: str) -> list[str]:
         # THR is empty; more input waits as long as the q has not been taken.
         trace += ["7c15 in: com1.LSR -> 61", f"7c1f out: com1.THR <- {code}"]
     return [*trace, "7c03 in: com1.LSR -> 61", "7c0b in: com1.RBR -> 71", "7c23 hlt: hlt"]
+
+
+def thrown(shown: str) -> list[str]:
+    """Return the trace of the dice guest when its die shows the digits of `shown`."""
+    trace, last = [], 0
+    for character in shown:
+        code = f"{ord(character):02x}"
+        trace += [f"7c06 out: dice.ROLL <- {last:02x}", "7c07 in: dice.STATUS -> 01"]
+        trace += [f"7c0f in: dice.VALUE -> 0{character}", f"7c12 out: debugcon.DATA <- {code}"]
+        last = ord(character)
+    return [*trace, "7c18 out: debugcon.DATA <- 0a", "7c1c out: exit.CODE <- 00"]
 
 
 def string_io() -> list[str]:
@@ -84,6 +97,7 @@ class Expected:
     reason: Reason = Reason.HALTED
     status: int = 0
     sent: bytes = b""
+    device: str = ""
 
 
 EXPECTED = {
@@ -100,6 +114,9 @@ EXPECTED = {
     "exitcode": Expected(["7c02 out: exit.CODE <- 2a"], reason=Reason.EXITED, status=42),
     "mmio": Expected(MMIO),
     "strio": Expected(string_io(), debug=b"Hello from rep outsb!\nrep insb read E9E9E9E9\n"),
+    "dice": Expected(
+        thrown("3512463464"), debug=b"3512463464\n", reason=Reason.EXITED, device="docs/examples/dice.py:Dice@port=0x500"
+    ),
     "crash": Expected(["100002 out: post.CODE <- 01", "10000d out: post.CODE <- 02"], reason=Reason.CRASHED, status=71),
 }
 
@@ -117,6 +134,9 @@ class Run:
 def run(guests: Path, name: str, fast: bool) -> Run:
     debug = bytearray()
     with Machine.boot(guests / f"{name}.bin", mode=GUEST_MODES[name], debug=debug.extend) as machine:
+        if device := EXPECTED[name].device:
+            spec = parse_device(f"{ROOT}/{device}")
+            attach_device(machine, spec, load_device(spec))
         machine.serial.send(EXPECTED[name].sent)
         if fast:
             machine.run(DEADLINE_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.exits import decode_exit
@@ -75,6 +75,7 @@ class KvmVcpu(VcpuState):
         self._values = ffi.new("uint32_t[]", _POSTED_AT_ONCE)
         self.is_running = False
         self._stepper: Stepper | None = None
+        self._unserved: list[tuple[int, Sequence[int]]] = []
 
     # ---- running
 
@@ -92,6 +93,8 @@ class KvmVcpu(VcpuState):
         self._enter()
         enter, loop, key = lib.pykvm_run if self.lock is None else self._run_unlocked, self._loop, 0
         try:
+            if self._unserved:
+                self.replay_posted(dispatch)
             while True:
                 while (key := enter(loop, key)) >= 0:
                     if key & _WRITE:
@@ -108,6 +111,8 @@ class KvmVcpu(VcpuState):
         """Run the guest to its next exit of any kind and return it; an access has been answered by then."""
         self._enter()
         try:
+            if self._unserved:
+                self.replay_posted(dispatch)
             while True:
                 exit = self.answer(self.enter(), dispatch)
                 if exit is not None:
@@ -140,6 +145,8 @@ class KvmVcpu(VcpuState):
         """
         self._enter(is_step=True)
         try:
+            if self._unserved:
+                self.replay_posted(dispatch)
             is_within = not self.settle()
             self.refresh()
             if self._stepper is None:
@@ -235,14 +242,32 @@ class KvmVcpu(VcpuState):
 
     def replay_posted(self, dispatch: AccessTable) -> None:
         """Bring the posted writes so far to their devices; `run` does so by itself unless it is broken off."""
+        while posted := self._unserved.pop(0) if self._unserved else self._take_posted():
+            key, values = posted
+            try:
+                dispatch.replay(key, values)
+            except BaseException as error:
+                # The write that raised comes again; those before it have reached their device.
+                self._unserved.insert(0, (key, values[getattr(error, "posted_taken", 0) :]))
+                while more := self._take_posted():
+                    self._unserved.append(more)
+                raise
+
+    def _take_posted(self) -> tuple[int, Sequence[int]] | None:
+        """Return the next posted writes that have one key, and their values; None when there are no more."""
         loop = self.loop
-        while count := lib.pykvm_take_posted(loop, self._values, _POSTED_AT_ONCE):
-            key = loop.replay_key
-            # Bytes need no Python int each: they come as they lie.
-            is_bytes = key >> 4 & 15 == 1
-            dispatch.replay(key, ffi.buffer(self._values)[0:count] if is_bytes else list(self._values[0:count]))
-            lib.pykvm_posted_taken(loop)
+        count = lib.pykvm_take_posted(loop, self._values, _POSTED_AT_ONCE)
+        key = loop.replay_key
+        # Bytes need no Python int each: they come as they lie.
+        is_bytes = key >> 4 & 15 == 1
+        values = ffi.buffer(self._values)[0:count] if is_bytes else list(self._values[0:count])
         lib.pykvm_posted_taken(loop)
+        return (key, values) if count else None
+
+    @property
+    def posted_unserved(self) -> int:
+        """How many posted writes wait because a device raised: it comes again, with those after it, at the next run."""
+        return sum(len(values) for _, values in self._unserved)
 
     def kick(self) -> None:
         """Make `run` return `Interrupted` soon; from any thread, or from a device that is answering."""
