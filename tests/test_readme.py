@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+SHOWN_FILES = [block for block in blocks("python") if block.startswith('"""')]
+PROGRAMS = [block for block in blocks("python") if block not in SHOWN_FILES]
 MAKES_EVERYTHING = {"make hello", "make test"}
 
 
@@ -39,7 +42,8 @@ def run(command: list[str] | str, folder: Path) -> subprocess.CompletedProcess[s
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Return a folder that looks like a checkout in which `make hello` has been run with this interpreter."""
-    (tmp_path / "guests").symlink_to(ROOT / "guests")
+    for folder in ("guests", "docs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     tools = tmp_path / ".venv" / "bin"
     tools.mkdir(parents=True)
     (tools / "pykvm").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pykvm "$@"\n')
@@ -71,18 +75,24 @@ def test_the_commands_work_in_order(checkout: Path) -> None:
 @pytest.mark.kvm
 def test_the_trace_is_the_one_shown(checkout: Path) -> None:
     shown = re.findall(r"^ +\d+ +[\d.]+  (real .*)$", README, re.MULTILINE)
-    assert len(shown) == 5
-    result = run(".venv/bin/pykvm boot guests/hello.bin --trace", checkout)
-    printed = [line[21:] for line in result.stderr.splitlines()]
-    assert [line for line in printed if line in shown][:5] == shown
+    assert len(shown) == 8
+    traces = [command for command in COMMANDS if command.endswith("--trace")]
+    for command, lines in zip(traces, (shown[:5], shown[5:]), strict=True):
+        result = run(command, checkout)
+        printed = [line[21:] for line in result.stderr.splitlines()]
+        assert [line for line in printed if line in lines][: len(lines)] == lines
+
+
+def test_a_shown_file_is_the_file() -> None:
+    assert [(ROOT / "docs" / "examples" / "dice.py").read_text(encoding="utf-8")] == SHOWN_FILES
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_the_python_blocks_run(checkout: Path, number: int) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, "-c", blocks("python")[number]],
+        [sys.executable, "-c", PROGRAMS[number]],
         cwd=checkout,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -92,6 +102,15 @@ def test_the_python_blocks_run(checkout: Path, number: int) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "the guest" in result.stdout
+
+
+def test_what_the_page_on_devices_shows_is_python() -> None:
+    page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)), names)
+    assert names["Fifo"]().read(0, 2) == 0
+    first, second = names["LOW_BYTE"].moves[0], names["HIGH_BYTE"].moves[0]
+    assert second.next(first.next(0, 0), 0) == 0
 
 
 def test_the_options_are_those_of_the_command() -> None:

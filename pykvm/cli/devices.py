@@ -124,7 +124,7 @@ def _map(name: str, head: str, cls: type[Any], mapping: Mapping | None, palette:
     if doc := _doc(cls):
         yield doc
     yield ""
-    yield from register_map(cls.registers, mapping and mapping.address, _columns(), palette)
+    yield from register_map(cls.registers, None if mapping is None else mapping.address, _columns(), palette)
 
 
 def _more_classes() -> dict[str, type[Device]]:

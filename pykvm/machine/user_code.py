@@ -18,13 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["import_file", "import_module", "is_users_code", "raised_text", "shown_path"]
+__all__ = ["import_file", "import_module", "is_pykvms_code", "is_users_code", "raised_text", "shown_path"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
 _loaded: dict[str, tuple[bytes, ModuleType]] = {}
-
 
 
 def import_module(name: str) -> ModuleType:
@@ -101,11 +100,16 @@ def _first_on_path(folder: str) -> Iterator[None]:
 # ---- whose code it was
 
 
+def is_pykvms_code(filename: str) -> bool:
+    """Tell whether a traceback's file is one of pykvm."""
+    return filename.startswith(_PACKAGE + os.sep)
+
+
 def is_users_code(filename: str, own: str = "") -> bool:
     """Tell whether a traceback's file is the user's: `own`, or none of pykvm, the standard library or a package."""
     if filename == own:
         return True
-    is_library = filename.startswith(("<", _PACKAGE + os.sep, _LIBRARY + os.sep))
+    is_library = is_pykvms_code(filename) or filename.startswith(("<", _LIBRARY + os.sep))
     return not is_library and not {"site-packages", "dist-packages"} & set(filename.split(os.sep))
 
 

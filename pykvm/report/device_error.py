@@ -7,15 +7,16 @@ traceback, so that the exit path need not keep account of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from traceback import StackSummary, TracebackException
+from collections.abc import Iterable, Iterator
+from itertools import dropwhile
+from traceback import FrameSummary, StackSummary, TracebackException
 from types import CodeType, FrameType
 
 from pykvm.accel.kvm.vcpu import KvmVcpu
 from pykvm.devices.device import Device
 from pykvm.errors import AddressError, DeviceError, PykvmError
 from pykvm.machine import Machine, Outcome, Reason
-from pykvm.machine.user_code import is_users_code, shown_path
+from pykvm.machine.user_code import is_pykvms_code, is_users_code, shown_path
 from pykvm.model.access import Access
 from pykvm.model.clock import Clock
 from pykvm.model.plain import record
@@ -109,11 +110,12 @@ def _code(function: object) -> CodeType:
 
 
 def _frames(error: BaseException) -> list[FrameType]:
+    """Return the frames of a traceback, without those of whoever called pykvm."""
     found, trace = [], error.__traceback__
     while trace is not None:
         found.append(trace.tb_frame)
         trace = trace.tb_next
-    return found
+    return list(dropwhile(lambda frame: not is_pykvms_code(frame.f_code.co_filename), found))
 
 
 def _last_access(machine: Machine) -> TraceRecord | None:
@@ -155,14 +157,20 @@ def traceback_lines(error: BaseException, own: set[str]) -> list[str]:
     Nothing when there is no such frame: the exception itself has been said by then.
     """
     described = TracebackException.from_exception(error)
+    described.stack = _kept(dropwhile(lambda f: not is_pykvms_code(f.filename), described.stack), own)
     chain: list[TracebackException] = [described]
     for link in chain:
-        frames = [f for f in link.stack if f.filename in own or is_users_code(f.filename)]
-        for frame in frames:
-            frame.line  # noqa: B018 - reads the line while the file's name is still the whole one
-            frame.filename = shown_path(frame.filename)
-        link.stack = StackSummary.from_list(frames)
+        if link is not described:
+            link.stack = _kept(link.stack, own)
         chain += [other for other in (link.__cause__, link.__context__) if other is not None and other not in chain]
     if not any(link.stack for link in chain):
         return []
     return [line for text in described.format() for line in text.rstrip("\n").split("\n")]
+
+
+def _kept(frames: Iterable[FrameSummary], own: set[str]) -> StackSummary:
+    kept = [frame for frame in frames if frame.filename in own or is_users_code(frame.filename)]
+    for frame in kept:
+        frame.line  # noqa: B018 - reads the line while the file's name is still the whole one
+        frame.filename = shown_path(frame.filename)
+    return StackSummary.from_list(kept)

@@ -11,7 +11,7 @@ from pykvm.model.register import Field, Move, Register, When
 
 __all__ = ["Palette", "bits_text", "move_text", "place_text", "register_map", "when_text"]
 
-NARROWEST = 30
+NARROWEST = 16
 _ACCESS = {"": "hidden"}
 
 
@@ -159,7 +159,9 @@ def move_text(register: Register, move: Move, by_name: dict[str, Register]) -> s
     parts = []
     for key, value in move.to.items():
         condition = bits_text(register, move.mask, key) if move.mask else f"from {_state(target, key)}"
-        parts.append(f"{condition}: {_state(target, value)}" if move.mask else f"{condition} to {_state(target, value)}")
+        parts.append(
+            f"{condition}: {_state(target, value)}" if move.mask else f"{condition} to {_state(target, value)}"
+        )
     if move.otherwise is not None:
         parts.append(f"else {'' if move.mask else 'to '}{_state(target, move.otherwise)}")
     how = " by what is written" if move.mask else ""

@@ -115,7 +115,10 @@ EXPECTED = {
     "mmio": Expected(MMIO),
     "strio": Expected(string_io(), debug=b"Hello from rep outsb!\nrep insb read E9E9E9E9\n"),
     "dice": Expected(
-        thrown("3512463464"), debug=b"3512463464\n", reason=Reason.EXITED, device="docs/examples/dice.py:Dice@port=0x500"
+        thrown("3512463464"),
+        debug=b"3512463464\n",
+        reason=Reason.EXITED,
+        device="docs/examples/dice.py:Dice@port=0x500",
     ),
     "crash": Expected(["100002 out: post.CODE <- 01", "10000d out: post.CODE <- 02"], reason=Reason.CRASHED, status=71),
 }

@@ -1,0 +1,202 @@
+"""`pykvm boot --device`: a device of the user's own, and one clear answer to each thing that can be wrong with it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import pykvm
+
+kvm = pytest.mark.kvm
+
+ROOT = Path(__file__).parents[2]
+DICE = ROOT / "docs" / "examples" / "dice.py"
+GUEST = ROOT / "guests" / "dice.bin"
+FAULTY = """\
+import pykvm
+
+
+class Faulty(pykvm.Device):
+    name = "faulty"
+    registers = (pykvm.Register("DATA", 0),)
+
+    def write_DATA(self, value):
+        raise ValueError(f"no {value}")
+
+    def read_DATA(self):
+        return helper({})
+
+
+class Late(Faulty):
+    def attached(self):
+        raise ValueError("not here")
+
+
+class Posted(Faulty):
+    def refresh(self):
+        self.fast.post(0, 1)
+
+
+def helper(found):
+    return found["it"]
+"""
+
+
+def boot(*options: object, image: Path = GUEST) -> subprocess.CompletedProcess[bytes]:
+    return pykvm("boot", image, "--timeout=60", *options)
+
+
+def snippet(folder: Path, code: str) -> Path:
+    path = folder / "image.bin"
+    path.write_bytes(bytes.fromhex(code))
+    return path
+
+
+def faulty(folder: Path, code: str, cls: str, *options: object) -> subprocess.CompletedProcess[bytes]:
+    """Boot `code` with a device at port 0x50 that raises."""
+    (folder / "faulty.py").write_text(FAULTY)
+    return boot(f"--device={folder}/faulty.py:{cls}@port=0x50", *options, image=snippet(folder, code))
+
+
+@kvm
+def test_a_device_answers_and_is_named_in_the_trace() -> None:
+    done = boot("--device", f"{DICE}:Dice@port=0x500,irq=5", "--trace")
+    text = done.stderr.decode()
+    assert done.returncode == 0
+    assert "3512463464\n" in text
+    assert "dice.ROLL <- 0x00" in text
+    assert "dice.STATUS -> 0x01  (READY)" in text
+
+
+@kvm
+def test_options_and_a_name(tmp_path: Path) -> None:
+    done = boot("--device", f"{DICE}:Dice@port=0x500,name=die,seed=7", "--record", tmp_path / "trace")
+    digits = done.stderr.decode().partition("\n")[0]
+    assert re.fullmatch("[1-6]{10}", digits)
+    assert digits != "3512463464"
+    assert b"die.ROLL <- 0x00" in pykvm("trace", "show", tmp_path / "trace").stdout
+
+
+@kvm
+def test_two_devices_of_a_file(tmp_path: Path) -> None:
+    # mov dx, 0x600; in al, dx; out 0xf4, al: reads SIDES of the second
+    image = snippet(tmp_path, "ba 00 06 ec e6 f4")
+    both = (f"--device={DICE}:Dice@port=0x500", f"--device={DICE}:Dice@port=0x600,name=second")
+    assert boot(*both, image=image).returncode == 6
+
+
+@kvm
+def test_a_device_in_memory(tmp_path: Path) -> None:
+    # mov al, [0xd0000000]; out 0xf4, al
+    done = pykvm(
+        "boot",
+        snippet(tmp_path, "a0 00 00 00 d0 e6 f4"),
+        "--mode=protected",
+        f"--device={DICE}:Dice@address=0xd0000000",
+        "--timeout=60",
+    )
+    assert done.returncode == 6
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("dice.py", "must be FILE.py:CLASS"),
+        (f"{DICE}:Dice@irq=5", "give one of port= and address="),
+        (f"{DICE}:Dice@port=1,address=1", "give one of port= and address="),
+        (f"{DICE}:Dice@port=1,seed", "'seed' must be KEY=VALUE"),
+        ("none.py:Dice@port=1", "No such file"),
+        ("no_such_module:Dice@port=1", "No module named 'no_such_module'"),
+        (f"{DICE}:Cards@port=1", "has no such class; devices in"),
+        (f"{DICE}:pykvm@port=1", "Dice"),
+        (f"{DICE}:Dice@port=1,colour=red", "raised TypeError"),
+        ("{folder}/bad.py:Dice@port=1", "NameError: name 'foo' is not defined ({folder}/bad.py, line 2)"),
+    ],
+)
+def test_errors_that_need_no_machine(tmp_path: Path, device: str, words: str) -> None:
+    (tmp_path / "bad.py").write_text("import pykvm\nfoo\n")
+    done = boot("--device", device.replace("{folder}", str(tmp_path)))
+    assert_one_line(done, words.replace("{folder}", str(tmp_path)))
+
+
+@kvm
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        ("Faulty@port=0x3f8", "overlaps 'com1'"),
+        ("Faulty@port=0x10000", "must lie within 0 to 0xffff"),
+        ("Faulty@address=0x1000", "is RAM"),
+        ("Faulty@port=0x50,name=com1", "the name is taken"),
+        ("Late@port=0x50", "when it was attached it raised ValueError: not here"),
+    ],
+)
+def test_errors_of_the_place(tmp_path: Path, rest: str, words: str) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    assert_one_line(boot("--device", f"{tmp_path}/faulty.py:{rest}"), words)
+
+
+def assert_one_line(done: subprocess.CompletedProcess[bytes], words: str) -> None:
+    text = done.stderr.decode()
+    assert done.returncode == 64, text
+    assert done.stdout == b""
+    assert text.startswith("pykvm"), text
+    assert text.count("\n") == 1, text
+    assert words in text
+
+
+def test_the_devices_file_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "faulty.py"
+    path.write_text(FAULTY)
+    for option in ("--record", "--serial"):
+        done = boot(f"--device={path}:Faulty@port=0x50", option, path)
+        assert_one_line(done, "is named twice")
+    assert path.read_text() == FAULTY
+
+
+# ---- a device that raises
+
+
+@kvm
+@pytest.mark.parametrize("trace", [(), ("--trace",)])
+def test_a_write_that_raises(tmp_path: Path, trace: tuple[str, ...]) -> None:
+    done = faulty(tmp_path, "b0 07 e6 50 f4", "Faulty", *trace)
+    assert done.returncode == 70
+    lines = done.stderr.decode().splitlines()
+    assert re.fullmatch(r"pykvm: a device failed: faulty; 1 exit \(1 pio\) in \d+\.\d{3} s", lines[0])
+    assert lines[1:3] == [
+        "pykvm: device 'faulty' raised ValueError: no 7",
+        "  at faulty.DATA <- 0x07 at real 0000:7c02 out 0x50, al",
+    ]
+    files = [line for line in lines if "File " in line]
+    assert files == [f'    File "{tmp_path}/faulty.py", line 9, in write_DATA']
+    assert '      raise ValueError(f"no {value}")' in lines
+    assert any(line.startswith("     rax 00000007") for line in lines)
+    assert any(line.startswith("  at RIP: ") for line in lines)
+
+
+@kvm
+def test_a_read_that_raises(tmp_path: Path) -> None:
+    text = faulty(tmp_path, "e6 80 e4 50 f4", "Faulty").stderr.decode()
+    assert "pykvm: device 'faulty' raised KeyError: 'it'\n  at faulty.DATA -> ? at real 0000:7c02 in al, 0x50\n" in text
+    assert re.findall(r'File ".*", line \d+, in (\w+)', text) == ["read_DATA", "helper"]
+    assert "post.CODE <- 0x00" in text
+
+
+@kvm
+def test_a_posted_write_that_raises(tmp_path: Path) -> None:
+    text = faulty(tmp_path, "b0 07 e6 50 f4", "Posted").stderr.decode()
+    assert "  at faulty.DATA <- 0x07 at real 0000:7c02 out 0x50, al; posted, the guest has gone on since\n" in text
+    assert re.findall(r'File ".*", line \d+, in (\w+)', text) == ["write_DATA"]
+
+
+@kvm
+def test_quiet_leaves_the_error(tmp_path: Path) -> None:
+    done = faulty(tmp_path, "b0 07 e6 50 f4", "Faulty", "--quiet")
+    text = done.stderr.decode()
+    assert done.returncode == 70
+    assert text.startswith("pykvm: device 'faulty' raised ValueError: no 7\n  at ")
+    assert text.endswith("  ValueError: no 7\n")
+    assert "rax" not in text
