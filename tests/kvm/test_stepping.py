@@ -159,7 +159,7 @@ def test_the_instruction_in_the_shadow_of_another_may_be_part_of_its_step(code: 
         assert step(machine) == Halt()
 
 
-ENDS = {"crash": Shutdown, "exitcode": Interrupted}
+ENDS = {"crash": Shutdown, "dice": Interrupted, "exitcode": Interrupted}
 
 
 @pytest.mark.parametrize("name", sorted(set(GUEST_MODES) - {"spin"}))
