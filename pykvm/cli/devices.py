@@ -2,11 +2,12 @@
 
 `--json` prints one object. Of the list::
 
-    devices   name, class (as module:CLASS), space ("pio" or "mmio"), address, size, irq (or null), doc
+    devices   name, class (as module:CLASS), doc, size; space ("pio" or "mmio"), address of offset 0, windows (offset
+              and size of each range that it answers), irqs (number of each interrupt line, by attribute)
     classes   class, name, size, doc: more that can be attached with pykvm boot --device
 
 and of one device its entry with `registers`, each as in the header of a trace (docs/trace-format.md) with a `doc` of
-its own and one in each field; space, address and irq are null for a class.
+its own and one in each field; a class has no place, space and address are null.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from pykvm.bus import Mapping
 from pykvm.cli.terminal import has_colour
 from pykvm.devices.device import Device
 from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine.custom import device_classes, load_class, split_class
-from pykvm.machine.pc import pc_devices
-from pykvm.report.register_map import Palette, place_text, register_map
+from pykvm.machine.listing import listed_devices
+from pykvm.machine.pc import Part
+from pykvm.model.access import Space
+from pykvm.model.register import Register
+from pykvm.report.register_map import Palette, place_text, range_text, register_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ __all__ = ["devices"]
 
 COLUMNS = 80
 
-Placed = tuple[Mapping, "int | None"]
+Placed = tuple[Part, Device]
 
 
 def devices(arguments: argparse.Namespace) -> int:
@@ -63,9 +66,9 @@ def _columns() -> int:
 
 
 def _all(palette: Palette) -> tuple[dict[str, Any], Iterator[str]]:
-    placed, classes = pc_devices(), _more_classes()
+    placed, classes = listed_devices(), _more_classes()
     data = {
-        "devices": [_entry(mapping, irq) for mapping, irq in placed],
+        "devices": [_entry(part, device) for part, device in placed],
         "classes": [_class_entry(name, cls) for name, cls in classes.items()],
     }
     return data, _list(placed, classes, palette)
@@ -73,8 +76,8 @@ def _all(palette: Palette) -> tuple[dict[str, Any], Iterator[str]]:
 
 def _list(placed: Sequence[Placed], classes: dict[str, type[Device]], palette: Palette) -> Iterator[str]:
     rows = [
-        (m.device.name, place_text(m.space, m.address, m.size), f"irq {irq}" if irq is not None else "", _class_doc(m))
-        for m, irq in placed
+        (part.name, _places(part), " ".join(("irq", _irqs(part))) if part.irqs else "", _doc(type(device)))
+        for part, device in placed
     ]
     yield f"{palette.dim}In every machine; pykvm devices NAME prints a register map:{palette.end}"
     yield from _table(rows, palette)
@@ -95,19 +98,20 @@ def _table(rows: Sequence[tuple[str, ...]], palette: Palette) -> Iterator[str]:
 
 
 def _one(name: str, palette: Palette) -> tuple[dict[str, Any], Iterator[str]]:
-    for mapping, irq in pc_devices():
-        if mapping.device.name == name:
-            data = _entry(mapping, irq)
-            place = place_text(mapping.space, mapping.address, mapping.size)
-            head = f"{place}, irq {irq}" if irq is not None else place
-            return _with_registers(data, type(mapping.device)), _map(name, head, type(mapping.device), mapping, palette)
-    cls = _class_named(name)
+    placed = listed_devices()
+    for part, device in placed:
+        if part.name == name:
+            head = f"{_places(part)}, irq {_irqs(part)}" if part.irqs else _places(part)
+            data = _with_registers(_entry(part, device), device.registers)
+            return data, _map(name, head, type(device), device.registers, _base(part), palette)
+    cls = _class_named(name, [part.name for part, _ in placed])
     full = name if split_class(name) else f"{cls.__module__}:{cls.__name__}"
-    data = _with_registers({**_class_entry(full, cls), "space": None, "address": None, "irq": None}, cls)
-    return data, _map(cls.name or cls.__name__, f"{data['size']} bytes", cls, None, palette)
+    nowhere: dict[str, Any] = {"space": None, "address": None, "windows": [], "irqs": {}}
+    data = _with_registers({**_class_entry(full, cls), **nowhere}, cls.registers)
+    return data, _map(cls.name or cls.__name__, f"{data['size']} bytes", cls, cls.registers, None, palette)
 
 
-def _class_named(name: str) -> type[Device]:
+def _class_named(name: str, devices: Sequence[str]) -> type[Device]:
     spec = split_class(name)
     if spec is not None:
         return load_class(spec)
@@ -115,16 +119,18 @@ def _class_named(name: str) -> type[Device]:
     for full, cls in classes.items():
         if name in (cls.__name__, full):
             return cls
-    names = ", ".join([*(mapping.device.name for mapping, _ in pc_devices()), *(c.__name__ for c in classes.values())])
+    names = ", ".join([*devices, *(cls.__name__ for cls in classes.values())])
     raise ConfigurationError(f"no device {name!r}; there are {names}; or name a class as FILE.py:CLASS")
 
 
-def _map(name: str, head: str, cls: type[Any], mapping: Mapping | None, palette: Palette) -> Iterator[str]:
+def _map(
+    name: str, head: str, cls: type[Device], registers: Sequence[Register], base: int | None, palette: Palette
+) -> Iterator[str]:
     yield f"{palette.name}{name}{palette.end}  {head}  {palette.dim}{cls.__module__}:{cls.__name__}{palette.end}"
     if doc := _doc(cls):
         yield doc
     yield ""
-    yield from register_map(cls.registers, None if mapping is None else mapping.address, _columns(), palette)
+    yield from register_map(registers, base, _columns(), palette)
 
 
 def _more_classes() -> dict[str, type[Device]]:
@@ -145,19 +151,33 @@ def _doc(cls: type[object]) -> str:
     return " ".join(text.strip().partition("\n\n")[0].split())
 
 
-def _class_doc(mapping: Mapping) -> str:
-    return _doc(type(mapping.device))
+def _base(part: Part) -> int:
+    return part.port if part.port is not None else part.address or 0
 
 
-def _entry(mapping: Mapping, irq: int | None) -> dict[str, Any]:
-    device = mapping.device
+def _space(part: Part) -> Space:
+    return Space.PIO if part.port is not None else Space.MMIO
+
+
+def _places(part: Part) -> str:
+    first, *more = part.windows
+    ranges = [place_text(_space(part), _base(part) + first[0], first[1])]
+    return ", ".join([*ranges, *(range_text(_base(part) + offset, size) for offset, size in more)])
+
+
+def _irqs(part: Part) -> str:
+    return ", ".join(str(irq) for _, irq in part.irqs)
+
+
+def _entry(part: Part, device: Device) -> dict[str, Any]:
     return {
-        "name": device.name,
+        "name": part.name,
         "class": f"{type(device).__module__}:{type(device).__name__}",
-        "space": mapping.space.value,
-        "address": mapping.address,
-        "size": mapping.size,
-        "irq": irq,
+        "space": _space(part).value,
+        "address": _base(part),
+        "size": device.size,
+        "windows": [list(window) for window in part.windows],
+        "irqs": dict(part.irqs),
         "doc": _doc(type(device)),
     }
 
@@ -167,5 +187,5 @@ def _class_entry(name: str, cls: type[Device]) -> dict[str, Any]:
     return {"class": name, "name": cls.name, "size": size, "doc": _doc(cls)}
 
 
-def _with_registers(data: dict[str, Any], cls: type[Any]) -> dict[str, Any]:
-    return {**data, "registers": [register.describe(docs=True) for register in cls.registers]}
+def _with_registers(data: dict[str, Any], registers: Sequence[Register]) -> dict[str, Any]:
+    return {**data, "registers": [register.describe(docs=True) for register in registers]}

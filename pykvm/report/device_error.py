@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile
 from traceback import FrameSummary, StackSummary, TracebackException
-from types import CodeType, FrameType
+from types import FrameType
 
 from pykvm.accel.kvm.vcpu import KvmVcpu
 from pykvm.devices.device import Device
@@ -27,6 +27,7 @@ __all__ = ["DeviceFailure", "find_failure", "traceback_lines"]
 
 MOST_RECORDS = 1 << 14
 _ABOUT_DEVICES = DeviceError, AddressError
+_ANSWERING = {method.__code__ for method in (KvmVcpu.run, KvmVcpu.run_one, KvmVcpu.step)}
 
 
 @record(frozen=True)
@@ -73,7 +74,8 @@ class DeviceFailure:
         yield from state(machine, self.outcome)
         records = machine.last_records(LAST_RECORDS + 1)
         if self.access is not None and not self.is_posted:
-            records = records[:-1]  # said already; and a read has no answer yet
+            number = self.access.number  # it is said already; and a read has no answer yet
+            records = [record for record in records if record.number != number]
         yield from last_exits(records[-LAST_RECORDS:])
 
 
@@ -97,16 +99,12 @@ def find_failure(machine: Machine, error: Exception) -> DeviceFailure | None:
     is_posted = KvmVcpu.replay_posted.__code__ in codes
     is_timer = Clock.run_due.__code__ in codes
     access = None
-    if not is_timer and _code(Machine._run_soon) not in codes:
-        access = _posted_access(machine) if is_posted else _last_access(machine)
+    if is_posted:
+        access = _posted_access(machine)
+    elif not is_timer and codes & _ANSWERING and KvmVcpu._interrupt.__code__ not in codes:
+        access = _last_access(machine, frames)
     device = _device(machine, frames, access)
     return None if device is None else DeviceFailure(device, error, access, is_posted, is_timer)
-
-
-def _code(function: object) -> CodeType:
-    code = getattr(function, "__code__", None)
-    assert isinstance(code, CodeType)
-    return code
 
 
 def _frames(error: BaseException) -> list[FrameType]:
@@ -118,9 +116,11 @@ def _frames(error: BaseException) -> list[FrameType]:
     return list(dropwhile(lambda frame: not is_pykvms_code(frame.f_code.co_filename), found))
 
 
-def _last_access(machine: Machine) -> TraceRecord | None:
-    records = machine.last_records(1)
-    return records[0] if records and isinstance(records[0].exit, Access) else None
+def _last_access(machine: Machine, frames: list[FrameType]) -> TraceRecord | None:
+    """Return the record of the last access of the vCPU that was running."""
+    running = {frame.f_locals["self"].index for frame in frames if frame.f_code in _ANSWERING}
+    records = machine.last_records(MOST_RECORDS)
+    return next((r for r in reversed(records) if isinstance(r.exit, Access) and r.vcpu in running), None)
 
 
 def _posted_access(machine: Machine) -> TraceRecord | None:
@@ -133,7 +133,7 @@ def _posted_access(machine: Machine) -> TraceRecord | None:
 
 def _device(machine: Machine, frames: list[FrameType], access: TraceRecord | None) -> Device | None:
     """Return the device whose method or file the exception comes from; else the one that the access belongs to."""
-    devices = [m.device for m in machine.bus.mappings if isinstance(m.device, Device)]
+    devices = [m.attachment.made for m in machine.bus.mappings if isinstance(m.attachment.made, Device)]
     for frame in reversed(frames):
         for name in (*frame.f_code.co_varnames[: min(1, frame.f_code.co_argcount)], *frame.f_code.co_freevars):
             owner = frame.f_locals.get(name)

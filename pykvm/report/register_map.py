@@ -9,7 +9,7 @@ from pykvm.model.access import Space
 from pykvm.model.plain import record
 from pykvm.model.register import Field, Move, Register, When
 
-__all__ = ["Palette", "bits_text", "move_text", "place_text", "register_map", "when_text"]
+__all__ = ["Palette", "bits_text", "move_text", "place_text", "range_text", "register_map", "when_text"]
 
 NARROWEST = 16
 _ACCESS = {"": "hidden"}
@@ -37,8 +37,12 @@ class Palette:
 
 def place_text(space: Space, address: int, size: int) -> str:
     """Return a device's place, such as ``port 0x3f8-0x3ff``."""
-    what = "port" if space is Space.PIO else "memory"
-    return f"{what} {address:#x}" + (f"-{address + size - 1:#x}" if size > 1 else "")
+    return f"{'port' if space is Space.PIO else 'memory'} {range_text(address, size)}"
+
+
+def range_text(address: int, size: int) -> str:
+    """Return a range of addresses, such as ``0x3f8-0x3ff``."""
+    return f"{address:#x}" + (f"-{address + size - 1:#x}" if size > 1 else "")
 
 
 def register_map(registers: Sequence[Register], base: int | None, width: int, palette: Palette) -> Iterator[str]:
@@ -62,11 +66,8 @@ def register_map(registers: Sequence[Register], base: int | None, width: int, pa
             f"{_place(register, base):<{places}}  {register.size:>4}  "
             f"{_ACCESS.get(register.access, register.access):<6}  {_reset(register):<{values}}  "
         )
-        doc = _wrapped(register.doc, width - len(start) - names - 2)
-        name = f"{palette.name}{register.name:<{names}}{palette.end}"
-        yield f"{start}{name}  {doc[0]}".rstrip() if doc else f"{start}{palette.name}{register.name}{palette.end}"
-        yield from (" " * (len(start) + names + 2) + more for more in doc[1:])
         indent = " " * min(len(start), 8)
+        yield from _beside(start, register.name, names, register.doc, width, palette)
         for remark in _remarks(register, by_name):
             for text in _wrapped(remark, width - len(indent)):
                 yield f"{indent}{palette.dim}{text}{palette.end}"
@@ -94,9 +95,21 @@ def _fields(register: Register, indent: str, width: int, palette: Palette) -> It
         meanings = ", ".join(f"{value}: {text}" for value, text in (f.values or {}).items())
         about = "; ".join(part for part in (f.doc, meanings) if part)
         start = f"{indent}{_bits(f):>{bits}}  "
-        lines = _wrapped(about, width - len(start) - names - 2) or [""]
-        yield f"{start}{palette.name}{f.name:<{names}}{palette.end}  {lines[0]}".rstrip()
-        yield from (" " * (len(start) + names + 2) + more for more in lines[1:])
+        yield from _beside(start, f.name, names, about, width, palette)
+
+
+def _beside(start: str, name: str, names: int, text: str, width: int, palette: Palette) -> Iterator[str]:
+    """Yield a name with text beside it; below it, where it has no room there."""
+    at = len(start) + names + 2
+    lines = _wrapped(text, width - at)
+    if lines and width - at >= NARROWEST:
+        yield f"{start}{palette.name}{name:<{names}}{palette.end}  {lines.pop(0)}"
+    else:
+        yield f"{start}{palette.name}{name}{palette.end}"
+        if width - at < NARROWEST:
+            at = 12
+            lines = _wrapped(text, width - at)
+    yield from (" " * at + more for more in lines)
 
 
 def _bits(f: Field) -> str:
@@ -162,6 +175,8 @@ def move_text(register: Register, move: Move, by_name: dict[str, Register]) -> s
         parts.append(
             f"{condition}: {_state(target, value)}" if move.mask else f"{condition} to {_state(target, value)}"
         )
+    if move.otherwise is not None and not move.to:
+        return f"an access sets {move.register} to {_state(target, move.otherwise)}"
     if move.otherwise is not None:
         parts.append(f"else {'' if move.mask else 'to '}{_state(target, move.otherwise)}")
     how = " by what is written" if move.mask else ""

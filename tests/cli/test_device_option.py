@@ -82,9 +82,9 @@ def test_options_and_a_name(tmp_path: Path) -> None:
 
 @kvm
 def test_two_devices_of_a_file(tmp_path: Path) -> None:
-    # mov dx, 0x600; in al, dx; out 0xf4, al: reads SIDES of the second
-    image = snippet(tmp_path, "ba 00 06 ec e6 f4")
-    both = (f"--device={DICE}:Dice@port=0x500", f"--device={DICE}:Dice@port=0x600,name=second")
+    # mov dx, 0x620; in al, dx; out 0xf4, al: reads SIDES of the second
+    image = snippet(tmp_path, "ba 20 06 ec e6 f4")
+    both = (f"--device={DICE}:Dice@port=0x500", f"--device={DICE}:Dice@port=0x620,name=second")
     assert boot(*both, image=image).returncode == 6
 
 

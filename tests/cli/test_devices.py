@@ -50,7 +50,7 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_list_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads(printed(capsys, "--json"))
     com1 = next(device for device in data["devices"] if device["name"] == "com1")
-    assert (com1["space"], com1["address"], com1["size"], com1["irq"]) == ("pio", 0x3F8, 8, 4)
+    assert (com1["space"], com1["address"], com1["windows"], com1["irqs"]) == ("pio", 0x3F8, [[0, 8]], {"irq": 4})
     assert com1["class"] in [cls["class"] for cls in data["classes"]]
 
 

@@ -53,8 +53,7 @@ COUNT = "b0 01 e6 50 40 3c 07 75 f9 e6 51 f4"  # mov al, 1; again: out 0x50, al;
 def attached(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, Faulty]]:
     code, device = request.param
     with code_machine(code) as machine:
-        machine.attach(device(), port=0x50)
-        found = machine.bus.mappings[0].device
+        found = machine.attach(device(), port=0x50)
         assert isinstance(found, Faulty)
         yield machine, found
 
@@ -129,6 +128,7 @@ def test_posted_writes_of_several_devices_keep_their_order() -> None:
     with code_machine("b0 01 e6 50 e6 e9 e6 50 e6 e9 f4", debug=debug.extend) as machine:
         device = Faulty(1, posted=True)
         machine.attach(device, port=0x50)
+        machine.device("debugcon")  # there from the start, so that it posts
         fail(machine)
         assert machine.vcpu.posted_unserved == 4
         assert not device.seen
@@ -186,7 +186,7 @@ def test_the_other_end_of_an_interrupt_line() -> None:
 
     with code_machine("e6 50 f4") as machine:
         listener, bell = Listener(), Bell()
-        machine.attach(listener, port=0x60)
+        machine.attach(listener, port=0x58)
         machine.attach(bell, port=0x50)
         bell.irq = InterruptLine(listener.hear)
         lines = list(fail(machine).summary())

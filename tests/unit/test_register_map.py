@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pykvm.devices.uart16550 import Uart16550
-from pykvm.machine.pc import pc_devices
+from pykvm.machine.listing import listed_devices
 from pykvm.model.access import Space
 from pykvm.model.register import Field, Move, Register, When
 from pykvm.report.register_map import Palette, bits_text, move_text, place_text, register_map, when_text
@@ -39,6 +39,7 @@ def test_conditions_are_said_by_their_fields(when: When, text: str) -> None:
 def test_matches_and_moves_are_said_in_words() -> None:
     flip = Move("STEP", {0: 1, 1: 0})
     reset = Move("STEP", {0x80: 0}, mask=0x80, otherwise=1)
+    assert move_text(INDEX, Move("STEP", {}, otherwise=0), NAMES) == "an access sets STEP to 0 (low byte)"
     assert bits_text(MODE, 0x80, 0x80) == "ON=1"
     assert bits_text(INDEX, 0x18, 0x08) == "value & 0x18 = 0x08"
     assert (
@@ -79,9 +80,9 @@ def test_a_register_out_of_reach_has_no_place() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 132])
 def test_lines_fit_and_lose_nothing(width: int) -> None:
-    for mapping, _ in pc_devices():
-        registers = mapping.device.registers
-        lines = list(register_map(registers, mapping.address, width, Palette()))
+    for part, device in listed_devices():
+        registers = device.registers
+        lines = list(register_map(registers, part.port or part.address, width, Palette()))
         assert max(map(len, lines)) <= width
         words = " ".join(lines).split()
         for register in registers:
