@@ -81,6 +81,18 @@ def test_options_and_a_name(tmp_path: Path) -> None:
 
 
 @kvm
+@pytest.mark.parametrize(("irq", "status"), [(5, 7), (3, 124)])
+def test_its_interrupt_reaches_the_guest(tmp_path: Path, irq: int, status: int) -> None:
+    # xor ax, ax; mov ds, ax; mov [0x25 * 4], handler, 0; 8259: base 0x20, all masked but 5; sti; ROLL; hlt
+    code = "31 c0 8e d8 c7 06 94 00 {} 7c c7 06 96 00 00 00 b0 11 e6 20 b0 20 e6 21 b0 04 e6 21 b0 01 e6 21 b0 df e6 21"
+    code += "fb ba 01 05 ee f4 eb fd"
+    handler = "b0 07 e6 f4 f4"  # mov al, 7; out 0xf4, al; hlt
+    image = snippet(tmp_path, code.format(f"{len(bytes.fromhex(code.format('00'))):02x}") + handler)
+    done = pykvm("boot", image, f"--device={DICE}:Dice@port=0x500,irq={irq}", "--timeout=2")
+    assert done.returncode == status, done.stderr.decode()
+
+
+@kvm
 def test_two_devices_of_a_file(tmp_path: Path) -> None:
     # mov dx, 0x620; in al, dx; out 0xf4, al: reads SIDES of the second
     image = snippet(tmp_path, "ba 20 06 ec e6 f4")
@@ -130,6 +142,7 @@ def test_errors_that_need_no_machine(tmp_path: Path, device: str, words: str) ->
         ("Faulty@port=0x10000", "must lie within 0 to 0xffff"),
         ("Faulty@address=0x1000", "is RAM"),
         ("Faulty@port=0x50,name=com1", "the name is taken"),
+        ("Faulty@port=0x50,irq=24", "irq 24"),
         ("Late@port=0x50", "when it was attached it raised ValueError: not here"),
     ],
 )

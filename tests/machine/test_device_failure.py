@@ -169,6 +169,29 @@ def test_a_timer() -> None:
         assert [line.split(", in ")[1] for line in lines if ", in " in line] == ["write_DATA", "tick"]
 
 
+@pytest.mark.parametrize("way", ["run", "exits", "steps"])
+@pytest.mark.parametrize("clock", ["real", "virtual"])
+def test_a_timer_of_the_machines_clock(way: str, clock: str) -> None:
+    class Later(Ticker):
+        def write_DATA(self, value: int) -> None:
+            self.clock.arm(self.timer, self.clock.now_ns() + 2_000_000)
+
+    # out 0x50, al; again: in al, 0x80; jmp again
+    with code_machine("e6 50 e4 80 eb fc", clock=clock) as machine:
+        machine.attach(Later(), port=0x50)
+        failure = fail(machine, way)
+        assert failure.is_timer
+        assert failure.access is None
+        assert [line.split(", in ")[1] for line in failure.summary() if ", in " in line] == ["tick"]
+
+
+def test_of_several_vcpus() -> None:
+    with code_machine(COUNT, cpus=2, irqchip="kernel") as machine:
+        device = Faulty(3)
+        machine.attach(device, port=0x50)
+        assert list(fail(machine).summary())[1] == "  at faulty.DATA <- 0x03 at real 0000:7c02 out 0x50, al"
+
+
 def test_the_other_end_of_an_interrupt_line() -> None:
     class Listener(Device):
         name = "listener"
