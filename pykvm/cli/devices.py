@@ -4,7 +4,7 @@
 
     devices   name, class (as module:CLASS), doc, size; space ("pio" or "mmio"), address of offset 0, windows (offset
               and size of each range that it answers), irqs (number of each interrupt line, by attribute)
-    classes   class, name, size, doc: more that can be attached with pykvm boot --device
+    classes   class, name, size, doc: all that there are, to be attached with pykvm boot --device, or to a PCI bus
 
 and of one device its entry with `registers`, each as in the header of a trace (docs/trace-format.md) with a `doc` of
 its own and one in each field; a class has no place, space and address are null.
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from pykvm.cli.terminal import has_colour
 from pykvm.devices.device import Device
+from pykvm.devices.pci_function import PciFunction
 from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine.custom import device_classes, load_class, split_class
 from pykvm.machine.listing import listed_devices
@@ -79,6 +80,8 @@ def _list(placed: Sequence[Placed], classes: dict[str, type[Device]], palette: P
         (part.name, _places(part), " ".join(("irq", _irqs(part))) if part.irqs else "", _doc(type(device)))
         for part, device in placed
     ]
+    # A PCI function has its place by its configuration space only.
+    classes = {name: cls for name, cls in classes.items() if not issubclass(cls, PciFunction)}
     yield f"{palette.dim}In every machine; pykvm devices NAME prints a register map:{palette.end}"
     yield from _table(rows, palette)
     if classes:

@@ -177,14 +177,7 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot.add_argument(
         "--max-exits", metavar="N", type=_checked(_count, "a number of 1 or more"), help="end the run after N exits"
     )
-    boot.add_argument(
-        "--device",
-        metavar="FILE.py:CLASS@port=P[,KEY=VALUE...]",
-        type=_checked(_device, "FILE.py:CLASS@port=P"),
-        action="append",
-        default=[],
-        help="attach a device of your own, at port=P or address=A; also irq=N, name=X, and its class's arguments",
-    )
+    _add_device(boot)
     boot.add_argument("--trace", action="store_true", help="print each access of the guest on stderr")
     boot.add_argument("--record", metavar="FILE", help="record the trace in FILE; read it with pykvm trace show")
     boot.add_argument("--quiet", action="store_true", help="no summary on stderr; errors only")
@@ -211,6 +204,17 @@ def _add_machine(boot: argparse.ArgumentParser) -> None:
         default="real",
         help="real: the host's time (default); virtual: 1 us for each access, and no waiting while the guest halts, "
         "so that each run is the same",
+    )
+
+
+def _add_device(boot: argparse.ArgumentParser) -> None:
+    boot.add_argument(
+        "--device",
+        metavar="FILE.py:CLASS@port=P[,KEY=VALUE...]",
+        type=_checked(_device, "FILE.py:CLASS@port=P"),
+        action="append",
+        default=[],
+        help="attach a device of your own, at port=P or address=A; also irq=N, name=X, and its class's arguments",
     )
 
 

