@@ -40,6 +40,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._shared: dict[int, SharedLine] = {}
+        self._driven: dict[int, InterruptLine] = {}
 
     def parts(self) -> tuple[Part, ...]:
         """Return the controllers that are devices in Python."""
@@ -55,6 +56,13 @@ class Interrupts:
             raise ConfigurationError(
                 f"irq {irq}: must be 0 to {self.lines - 1} with irqchip {self.kind}; 5, 10 and 11 are free on a PC"
             )
+
+    def drive(self, irq: int, level: bool) -> None:
+        """Drive the line `irq`, if there is one, as one more device that has a line to each."""
+        if 0 <= irq < self.lines:
+            if irq not in self._driven:
+                self._driven[irq] = self.line(irq)
+            self._driven[irq].set(level)
 
     def line(self, irq: int) -> InterruptLine:
         """Return a device's end of the line `irq`; see `check`."""

@@ -149,6 +149,7 @@ class Machine:
             on_exit=lambda value: self.stop(Outcome(Reason.EXITED, value=value)),
             on_power_off=lambda: self.stop(Outcome(Reason.POWERED_OFF)),
             on_reset=lambda how: self.stop(Outcome(Reason.RESET, detail=f"by {how}")),
+            set_irq=self.interrupts.drive,
             device=self.device,
         )
         if debug is not None:
@@ -265,6 +266,20 @@ class Machine:
             ConfigurationError: there is none; the message lists them.
         """
         return self.devices[name]
+
+    @property
+    def keyboard(self) -> PcKeyboard:
+        """The PS/2 keyboard, to type on."""
+        i8042: Any = self.device("i8042")
+        return i8042.keyboard  # type: ignore[no-any-return]
+
+    @property
+    def screen(self) -> Screen:
+        """What the guest shows on its VGA text screen."""
+        from pykvm.machine.screen import Screen
+
+        vga: Any = self.device("vga")
+        return Screen(vga, self.memory)
 
     # ---- running
 

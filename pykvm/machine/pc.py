@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SERIAL_PORTS", "Part", "Wiring", "parts"]
 
+E820_RAM = 1
 SERIAL_PORTS = {"com1": (0x3F8, 4), "com2": (0x2F8, 3), "com3": (0x3E8, 4), "com4": (0x2E8, 3)}
 """Port and interrupt of a PC's serial ports, by name."""
 
@@ -66,6 +67,7 @@ class Wiring:
         on_exit: takes the guest's exit value.
         on_power_off: called when the guest switches the machine off.
         on_reset: called when the guest resets the machine, with what it used.
+        set_irq: drives an interrupt line by its number.
         device: returns one of the machine's devices by name.
     """
 
@@ -76,6 +78,7 @@ class Wiring:
     on_exit: Callable[[int], None] = _ignore
     on_power_off: Callable[[], None] = _nothing
     on_reset: Callable[[str], None] = _ignore
+    set_irq: Callable[[int, bool], None] = _ignore
     device: Callable[[str], Device] = _no_device
 
 
@@ -90,12 +93,10 @@ def _i8042(wiring: Wiring) -> Device:
 
 def _rtc(wiring: Wiring) -> Device:
     from pykvm.devices.rtc146818 import Rtc146818
-    from pykvm.memory import HOLE_END, HOLE_START
 
     rtc = Rtc146818(epoch_s=wiring.epoch_s)
     if wiring.memory is not None:
-        low = min(wiring.memory.size, HOLE_START)
-        rtc.set_memory_size(low, wiring.memory.size - low if wiring.memory.size > HOLE_END - HOLE_START else 0)
+        rtc.set_memory_size(*(region.size for region in wiring.memory.regions))
     return rtc
 
 
@@ -148,10 +149,39 @@ def _vga(wiring: Wiring) -> Device:
 
 
 def _fw_cfg(wiring: Wiring) -> Device:
-    from pykvm.devices.fw_cfg import FwCfg
+    from pykvm.devices.fw_cfg import FwCfg, e820_file
     from pykvm.memory import PAGE_BYTES, GuestMemory
 
-    return FwCfg(wiring.memory or GuestMemory(PAGE_BYTES), cpus=wiring.cpus)
+    memory = wiring.memory or GuestMemory(PAGE_BYTES)
+    fw_cfg = FwCfg(memory, cpus=wiring.cpus)
+    fw_cfg.add_file("etc/e820", e820_file([(region.address, region.size, E820_RAM) for region in memory.regions]))
+    return fw_cfg
+
+
+def _test_latch(wiring: Wiring) -> Device:
+    from pykvm.devices.testdev import PcTestLatch
+
+    return PcTestLatch()
+
+
+def _test_bytes(wiring: Wiring) -> Device:
+    from pykvm.devices.testdev import PcTestBytes, PcTestLatch
+
+    latch = wiring.device("testdev")
+    assert isinstance(latch, PcTestLatch)
+    return PcTestBytes(latch)
+
+
+def _test_irqs(wiring: Wiring) -> Device:
+    from pykvm.devices.testdev import PcTestIrqLines
+
+    return PcTestIrqLines(on_irq=wiring.set_irq)
+
+
+def _test_memory(wiring: Wiring) -> Device:
+    from pykvm.devices.testdev import PcTestMemory
+
+    return PcTestMemory()
 
 
 def _acpi_pm(wiring: Wiring) -> Device:
@@ -181,9 +211,10 @@ def _pci(wiring: Wiring) -> Device:
 @record(frozen=True)
 class _Place:
     make: Callable[[Wiring], Device]
-    port: int
+    start: int
     windows: tuple[tuple[int, int], ...]
     irqs: tuple[tuple[str, int], ...] = ()
+    is_memory: bool = False
 
 
 _PLACES = {
@@ -192,6 +223,10 @@ _PLACES = {
     "post": _Place(_post, 0x80, ((0, 1),)),
     "port92": _Place(_port_92, 0x92, ((0, 1),)),
     "debugcon": _Place(_debug_console("debugcon"), 0xE9, ((0, 1),)),
+    "testdev": _Place(_test_latch, 0xE0, ((0, 8),)),
+    "testdev_bytes": _Place(_test_bytes, 0xE8, ((0, 1), (2, 2))),  # the debug console has 0xe9
+    "testdev_irq": _Place(_test_irqs, 0x2000, ((0, 24),)),
+    "testdev_memory": _Place(_test_memory, 0xFF000000, ((0, 0x10000),), is_memory=True),
     "exit": _Place(_exit, 0xF4, ((0, 4),)),
     "vga": _Place(_vga, 0x3C0, ((0, 32),)),
     "biosdebug": _Place(_debug_console("biosdebug"), 0x402, ((0, 1),)),
@@ -217,7 +252,13 @@ def parts(wiring: Wiring, irqchip: str = "user") -> tuple[Part, ...]:
         return lambda: make(wiring)
 
     return tuple(
-        Part(name, maker(place.make), port=place.port, windows=place.windows, irqs=place.irqs)
+        Part(
+            name,
+            maker(place.make),
+            port=None if place.is_memory else place.start,
+            address=place.start if place.is_memory else None,
+            windows=place.windows,
+            irqs=place.irqs,
+        )
         for name, place in places.items()
-        if name not in ("i8042", "port92", "vga")  # TEMP
     )
