@@ -35,6 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pykvm.machine.screen import Screen
     from pykvm.model.seams import AccessTable
     from pykvm.trace.record import TraceRecord
 
@@ -258,6 +259,16 @@ class Machine:
         """
         self._recording.forbid_changes(f"device {device.name!r}: attach devices before the guest runs")
         return self.devices.attach(device, port=port, address=address, irq=irq)
+
+    @property
+    def screen(self) -> Screen:
+        """What is on the guest's monitor."""
+        from pykvm.devices.vga import VgaText
+        from pykvm.machine.screen import Screen
+
+        vga = self.device("vga")
+        assert isinstance(vga, VgaText)
+        return Screen(vga, self.memory)
 
     def device(self, name: str) -> Device:
         """Return the device of that name.

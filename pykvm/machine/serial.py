@@ -10,6 +10,7 @@ from collections.abc import Callable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.devices.uart16550 import Uart16550
+    from pykvm.model.seams import InputLine
 
 __all__ = ["InputPump", "SerialLine"]
 
@@ -94,7 +95,7 @@ class InputPump:
     def __init__(
         self,
         fd: int,
-        line: SerialLine,
+        line: InputLine,
         escape: int | None = None,
         on_escape: Callable[[], None] | None = None,
         on_idle: Callable[[], None] | None = None,

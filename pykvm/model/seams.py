@@ -14,6 +14,7 @@ __all__ = [
     "AccessTable",
     "BusDevice",
     "FastAccess",
+    "InputLine",
     "PortTables",
     "Receiver",
     "RecordSink",
@@ -102,6 +103,17 @@ class Receiver(Protocol):
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the host."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the guest has not read yet."""
+
+
+class InputLine(Protocol):
+    """The host's end of a line to the guest."""
+
+    def send(self, data: bytes) -> None:
+        """Send `data` to the guest; from any thread."""
 
     @property
     def waiting(self) -> int:
