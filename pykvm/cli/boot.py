@@ -22,11 +22,13 @@ from pykvm.cli.terminal import (
 )
 from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine import Machine, Outcome, Reason
-from pykvm.machine.serial import InputPump, SerialLine
+from pykvm.machine.serial import InputPump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pykvm.cli.display import Display
     from pykvm.machine.custom import DeviceSpec
+    from pykvm.model.seams import InputLine
 
 __all__ = ["boot"]
 
@@ -37,6 +39,9 @@ NEEDS_AUTOPSY = (Reason.GAVE_UP, Reason.CRASHED, Reason.TIMED_OUT, Reason.LIMITE
 
 def boot(arguments: argparse.Namespace) -> int:
     """Run the image and return the exit status."""
+    display = _display(arguments)
+    if arguments.serial is None:
+        arguments.serial = "stdio"
     targets = targets_of(arguments)
     _refuse_one_file_twice(arguments, targets)
     with orderly_end(), ExitStack() as stack:
@@ -46,6 +51,7 @@ def boot(arguments: argparse.Namespace) -> int:
             name: backends[name].write if name in backends else _serial_sink(target, arguments.trace, stack)
             for name, target in targets.items()
         }
+        debug = _debug_sink(arguments.trace, stack)
         machine = stack.enter_context(
             Machine.boot(
                 arguments.image,
@@ -57,16 +63,21 @@ def boot(arguments: argparse.Namespace) -> int:
                 irqchip=arguments.irqchip,
                 clock=arguments.clock,
                 serial=sinks["com1"],
-                debug=_debug_sink(arguments.trace, stack),
+                debug=display.debug(debug) if display else debug,
                 record=arguments.record,
             )
         )
         attach(machine)
         lines = connect_ports(machine, targets, sinks, backends, partial(_say_place, arguments.quiet), stack)
-        for name, target in targets.items():
-            if target == "stdio":
-                _connect_stdin(machine, lines[name], arguments.quiet, stack)
-        return _run(machine, arguments).exit_status
+        if display:
+            display.show(machine, stack)
+        if display and arguments.screen:
+            _connect_stdin(machine, display.keyboard(machine), arguments.quiet or display.is_live, stack)
+        else:
+            for name, target in targets.items():
+                if target == "stdio":
+                    _connect_stdin(machine, lines[name], arguments.quiet, stack)
+        return _run(machine, arguments, display).exit_status
     return 0
 
 
@@ -85,9 +96,17 @@ def _devices(specs: Sequence[DeviceSpec]) -> Callable[[Machine], None]:
     return attach
 
 
+def _display(arguments: argparse.Namespace) -> Display | None:
+    if not arguments.screen and not arguments.screenshot:
+        return None
+    from pykvm.cli.display import Display
+
+    return Display(arguments)
+
+
 def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, str]) -> None:
     """Keep a slip of the keyboard from overwriting the image, or two outputs from overwriting each other."""
-    named = {"the image": arguments.image, "--record": arguments.record}
+    named = {"the image": arguments.image, "--record": arguments.record, "--screenshot": arguments.screenshot}
     files = {os.path.realpath(spec.file): spec.file for spec in arguments.device if spec.file}
     named |= {f"--device {path}": path for path in files.values()}
     named |= {OPTIONS[name]: file_of(target) for name, target in targets.items()}
@@ -102,7 +121,7 @@ def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, 
             seen[real] = what
 
 
-def _run(machine: Machine, arguments: argparse.Namespace) -> Outcome:
+def _run(machine: Machine, arguments: argparse.Namespace, display: Display | None) -> Outcome:
     gc.enable()
     started = time.monotonic()
     try:
@@ -115,7 +134,11 @@ def _run(machine: Machine, arguments: argparse.Namespace) -> Outcome:
     except OutputError:
         raise
     except Exception as error:
+        if display:
+            display.end()
         return _device_failed(machine, error, time.monotonic() - started, arguments.quiet)
+    if display:
+        display.end()
     if not arguments.quiet:
         _summarise(machine, outcome, time.monotonic() - started)
     return outcome
@@ -201,7 +224,7 @@ def _refuse_stdout(data: bytes) -> None:
     raise OutputError("stdout is closed; open it, or send the guest's serial output elsewhere with --serial")
 
 
-def _connect_stdin(machine: Machine, line: SerialLine, quiet: bool, stack: ExitStack) -> None:
+def _connect_stdin(machine: Machine, line: InputLine, quiet: bool, stack: ExitStack) -> None:
     if not is_foreground_terminal(STDIN):
         if not os.isatty(STDIN):
             stack.callback(InputPump(STDIN, line).close)

@@ -163,8 +163,18 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot.add_argument(
         "--serial",
         metavar="TARGET",
-        default="stdio",
-        help="where COM1 goes: stdio (default), none, pty, tcp:[HOST:]PORT, unix:PATH, or a FILE",
+        help="where COM1 goes: stdio (default), none (default with --screen on a terminal), pty, tcp:[HOST:]PORT, "
+        "unix:PATH, or a FILE",
+    )
+    boot.add_argument(
+        "--screen",
+        action="store_true",
+        help="show the guest's VGA text screen live; keyboard input then goes to the guest's PS/2 keyboard",
+    )
+    boot.add_argument(
+        "--screenshot",
+        metavar="FILE",
+        help="when the run ends, write the guest's text screen to FILE.svg, .png or .txt",
     )
     for name in ("com2", "com3", "com4"):
         boot.add_argument(f"--{name}", metavar="TARGET", help=f"attach {name.upper()} too; TARGET as for --serial")
