@@ -56,10 +56,18 @@ class Painter:
 
         In a terminal that is too small the left part is shown, and of the rows those at the cursor.
         """
-        cells = self._screen.cells()
+        cells, palette = self._screen.cells(), self._screen.colours
         row, column, is_visible = self._screen.cursor
         top = max(0, min(row - rows + 1, len(cells) - rows)) if is_visible else 0
-        parts = self._begin((columns, rows, top, len(cells), len(cells[0]), self._screen.colours))
+        view = (columns, rows, top, len(cells), len(cells[0]), palette)
+        parts = []
+        if view != self._view:
+            self._view = view
+            self._use_colours(palette)
+            self._shown.clear()
+            parts.append("\x1b[0m\x1b[2J")
+            if self._hint and rows > len(cells):
+                parts.append(f"\x1b[{rows};1H\x1b[2m{self._hint[:columns]}\x1b[0m")
         for y, line in enumerate(cells[top : top + rows]):
             clipped = line[:columns]
             shown = self._shown.get(y, ())
@@ -84,25 +92,6 @@ class Painter:
         while lines and not lines[-1]:
             lines.pop()
         return "".join(f"{line}\n" for line in lines).encode()
-
-    def _begin(self, view: tuple[object, ...]) -> list[str]:
-        """Start again on an empty terminal if where things are, or the colours, have changed."""
-        if view == self._view:
-            return []
-        self._view = view
-        columns, rows, _, height = view[:4]
-        self._use_colours(self._screen.colours)
-        self._shown.clear()
-        parts = ["\x1b[0m\x1b[2J"]
-        if (
-            self._hint
-            and isinstance(rows, int)
-            and isinstance(columns, int)
-            and isinstance(height, int)
-            and rows > height
-        ):
-            parts.append(f"\x1b[{rows};1H\x1b[2m{self._hint[:columns]}\x1b[0m")
-        return parts
 
     def _use_colours(self, palette: tuple[tuple[int, int, int], ...]) -> None:
         self._palette = palette

@@ -132,8 +132,9 @@ class Screen:
             return [bytes(2 * columns)] * rows
         buffer = self._frame_buffer()
         buffer += buffer[: 2 * MOST_COLUMNS]  # a row may go over the end
-        starts = (2 * (self._start + row * self._pitch) % FRAME_BUFFER_BYTES for row in range(rows))
-        return [buffer[start : start + 2 * columns] for start in starts]
+        start, pitch = self._start, self._pitch
+        places = (2 * (start + row * pitch) % FRAME_BUFFER_BYTES for row in range(rows))
+        return [buffer[place : place + 2 * columns] for place in places]
 
     def _frame_buffer(self) -> bytes:
         """Return the 32 KiB that are shown; where there is no RAM, blanks."""

@@ -61,10 +61,8 @@ def svg(screen: Screen) -> str:
             parts += _svg_characters(
                 row, column, "".join(c[0] for c in cells[column : column + count]), colours[cell[1]]
             )
-    box = _cursor_box(screen)
-    if box is not None:
-        row, column, _ = screen.cursor
-        parts.append(_rectangle(*box, colours[rows[row][column][1]]))
+    for box, foreground in _cursor(screen, rows):
+        parts.append(_rectangle(*box, colours[foreground]))
     return "\n".join((*parts, "</svg>\n"))
 
 
@@ -92,11 +90,8 @@ def png(screen: Screen) -> bytes:
                 if character not in masks:
                     masks[character] = _mask(character, font)
                 picture.paste(colours[foreground], box, masks[character])
-    cursor = _cursor_box(screen)
-    if cursor is not None:
-        row, column, _ = screen.cursor
-        left, top, width, height = cursor
-        picture.paste(colours[rows[row][column][1]], (left, top, left + width, top + height))
+    for (left, top, width, height), foreground in _cursor(screen, rows):
+        picture.paste(colours[foreground], (left, top, left + width, top + height))
     data = BytesIO()
     picture.save(data, "PNG")
     return data.getvalue()
@@ -148,15 +143,16 @@ def _need_pillow() -> None:
         ) from None
 
 
-def _cursor_box(screen: Screen) -> tuple[int, int, int, int] | None:
-    """Return the cursor's left, top, width and height in the picture, or None."""
+def _cursor(screen: Screen, rows: list[list[Any]]) -> list[tuple[tuple[int, int, int, int], int]]:
+    """Return the cursor as left, top, width and height in the picture, and its colour; nothing if it is not seen."""
     row, column, is_visible = screen.cursor
-    columns, rows = screen.size
-    if not is_visible or row >= rows or column >= columns:
-        return None
+    # The guest may have set another size since `rows` was read.
+    if not is_visible or row >= len(rows) or column >= len(rows[row]):
+        return []
     first, last, lines = screen.cursor_shape
     top, bottom = CELL_HEIGHT * first // lines, CELL_HEIGHT * (last + 1) // lines
-    return CELL_WIDTH * column, CELL_HEIGHT * row + top, CELL_WIDTH, max(bottom - top, 1)
+    box = (CELL_WIDTH * column, CELL_HEIGHT * row + top, CELL_WIDTH, max(bottom - top, 1))
+    return [(box, rows[row][column][1])]
 
 
 def _runs(cells: list[Any], key: Any) -> list[tuple[int, int, Any]]:
