@@ -38,7 +38,7 @@ class Keyboard:
             self._machine.call_soon(lambda: keyboard.feed_terminal(data))
 
     @property
-    def waiting(self) -> int:
+    def unread(self) -> int:
         """Nothing: the keyboard itself keeps what the guest has not read yet, or drops it when there is too much."""
         return 0
 
@@ -69,7 +69,8 @@ class Display:
         for name, option in OPTIONS.items():
             if getattr(arguments, option[2:]) == "stdio":
                 raise ConfigurationError(
-                    f"{option} stdio and --screen both want this terminal; send {name.upper()} elsewhere with {option} FILE"
+                    f"{option} stdio and --screen both want this terminal; "
+                    f"send {name.upper()} elsewhere with {option} FILE"
                 )
         if arguments.serial is None:
             arguments.serial = "none"

@@ -138,6 +138,27 @@ def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) ->
     )
 
 
+def _add_lines(boot: argparse.ArgumentParser) -> None:
+    boot.add_argument(
+        "--serial",
+        metavar="TARGET",
+        help="where COM1 goes: stdio (default), none (default with --screen on a terminal), pty, tcp:[HOST:]PORT, "
+        "unix:PATH, or a FILE",
+    )
+    boot.add_argument(
+        "--screen",
+        action="store_true",
+        help="show the guest's VGA text screen live; keyboard input then goes to the guest's PS/2 keyboard",
+    )
+    boot.add_argument(
+        "--screenshot",
+        metavar="FILE",
+        help="when the run ends, write the guest's text screen to FILE.svg, .png or .txt",
+    )
+    for name in ("com2", "com3", "com4"):
+        boot.add_argument(f"--{name}", metavar="TARGET", help=f"attach {name.upper()} too; TARGET as for --serial")
+
+
 def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot = _add(commands, "boot", "run a guest image")
     address = _checked(parse_address, "an address such as 0x7c00")
@@ -160,24 +181,7 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="RAM (default: 64M)",
     )
     _add_machine(boot)
-    boot.add_argument(
-        "--serial",
-        metavar="TARGET",
-        help="where COM1 goes: stdio (default), none (default with --screen on a terminal), pty, tcp:[HOST:]PORT, "
-        "unix:PATH, or a FILE",
-    )
-    boot.add_argument(
-        "--screen",
-        action="store_true",
-        help="show the guest's VGA text screen live; keyboard input then goes to the guest's PS/2 keyboard",
-    )
-    boot.add_argument(
-        "--screenshot",
-        metavar="FILE",
-        help="when the run ends, write the guest's text screen to FILE.svg, .png or .txt",
-    )
-    for name in ("com2", "com3", "com4"):
-        boot.add_argument(f"--{name}", metavar="TARGET", help=f"attach {name.upper()} too; TARGET as for --serial")
+    _add_lines(boot)
     boot.add_argument(
         "--timeout",
         metavar="S",

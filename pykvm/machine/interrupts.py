@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from pykvm.accel.kvm.vm import KvmVm
     from pykvm.devices.pic_pair import PicPair
 
-__all__ = ["IRQCHIPS", "Interrupts", "KernelInterrupts", "SplitInterrupts", "UserInterrupts", "interrupts", "pic_parts"]
+__all__ = ["Interrupts", "KernelInterrupts", "SplitInterrupts", "UserInterrupts", "interrupts", "pic_parts"]
 
-IRQCHIPS = ("user", "split", "kernel")
 IO_APIC = 0xFEC00000
 PIC_LINES, IO_APIC_LINES = 16, 24
 TIMER_IRQ, TIMER_PIN = 0, 2

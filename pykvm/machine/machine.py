@@ -19,7 +19,8 @@ from pykvm.machine.com_ports import add_serial
 from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
-from pykvm.machine.interrupts import IRQCHIPS, UserInterrupts, interrupts
+from pykvm.machine.interrupts import UserInterrupts, interrupts
+from pykvm.machine.options import check_options
 from pykvm.machine.outcome import Outcome, Reason
 from pykvm.machine.pc import SERIAL_PORTS, Wiring, parts
 from pykvm.machine.running import Runner
@@ -35,36 +36,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pykvm.devices.ps2 import Ps2Keyboard
     from pykvm.machine.screen import Screen
     from pykvm.model.seams import AccessTable
     from pykvm.trace.record import TraceRecord
 
-__all__ = ["CLOCKS", "Machine"]
+__all__ = ["Machine"]
 
-CLOCKS = ("real", "virtual")
-MOST_CPUS = 255
 VIRTUAL_EPOCH_S = 946684800
 """Time of day at which a virtual clock begins: 2000-01-01 00:00:00 UTC."""
-
-
-def check_options(cpus: int, irqchip: str | None, clock: str) -> str:
-    """Return the kind of interrupt controllers that a machine gets.
-
-    Raises:
-        ConfigurationError: there is no such machine.
-    """
-    if not 1 <= cpus <= MOST_CPUS:
-        raise ConfigurationError(f"{cpus} vCPUs: must be 1 to {MOST_CPUS}")
-    kind = irqchip or ("user" if cpus == 1 else "kernel")
-    if kind not in IRQCHIPS:
-        raise ConfigurationError(f"interrupt controllers {kind!r}: must be one of {', '.join(IRQCHIPS)}")
-    if clock not in CLOCKS:
-        raise ConfigurationError(f"clock {clock!r}: must be one of {', '.join(CLOCKS)}")
-    if kind == "user" and cpus > 1:
-        raise ConfigurationError(f"{cpus} vCPUs need local APICs, which irqchip user has not; choose kernel or split")
-    if kind != "user" and clock == "virtual":
-        raise ConfigurationError(f"a virtual clock cannot drive timers of the kernel, which irqchip {kind} has")
-    return kind
 
 
 class Machine:
@@ -279,18 +259,13 @@ class Machine:
         return self.devices[name]
 
     @property
-    def keyboard(self) -> PcKeyboard:
-        """The PS/2 keyboard, to type on."""
-        i8042: Any = self.device("i8042")
-        return i8042.keyboard  # type: ignore[no-any-return]
+    def keyboard(self) -> Ps2Keyboard:
+        """The PS/2 keyboard, to type on; on the machine's thread (`call_soon`) while the guest runs."""
+        from pykvm.devices.i8042 import I8042
 
-    @property
-    def screen(self) -> Screen:
-        """What the guest shows on its VGA text screen."""
-        from pykvm.machine.screen import Screen
-
-        vga: Any = self.device("vga")
-        return Screen(vga, self.memory)
+        i8042 = self.device("i8042")
+        assert isinstance(i8042, I8042)
+        return i8042.keyboard
 
     # ---- running
 

@@ -116,7 +116,7 @@ class InputLine(Protocol):
         """Send `data` to the guest; from any thread."""
 
     @property
-    def waiting(self) -> int:
+    def unread(self) -> int:
         """Bytes that the guest has not read yet."""
 
 

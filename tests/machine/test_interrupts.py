@@ -9,6 +9,7 @@ import pytest
 
 from pykvm import Access, Device, Machine, Reason, Register
 from pykvm.errors import ConfigurationError
+from pykvm.machine.interrupts import UserInterrupts
 from pykvm.model.exits import Halt, InterruptTaken, LineRaised
 from pykvm.trace.record import TraceRecord
 from tests.machine.tick_guest import HALTING, POLLING, SPINNING, TICKS, VECTOR, tick_guest
@@ -168,6 +169,7 @@ def test_two_devices_share_a_line() -> None:
         one, two = Bell("one"), Bell("two")
         machine.attach(one, port=0x500, irq=5)
         machine.attach(two, port=0x508, irq=5)
+        assert isinstance(machine.interrupts, UserInterrupts)
         pic = machine.interrupts.pic
         one.irq.set(True)
         two.irq.set(True)

@@ -153,7 +153,7 @@ class VcpuState:
         state = self.file.get_mp_state()
         if state == lib.KVM_MP_STATE_HALTED:
             return not self.loop.run.if_flag
-        return state == lib.KVM_MP_STATE_UNINITIALIZED
+        return bool(state == lib.KVM_MP_STATE_UNINITIALIZED)
 
     def answer_hypercall(self, value: int) -> None:
         """Have the `Hypercall` that the last run ended with return `value` (RAX, 64 bits) when the guest goes on.
