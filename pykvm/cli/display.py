@@ -32,10 +32,14 @@ class Keyboard:
         self._machine = machine
 
     def send(self, data: bytes) -> None:
-        """Press the keys that a terminal sends as `data`; from any thread."""
-        keyboard = getattr(self._machine, "keyboard", None)
-        if keyboard is not None:
-            self._machine.call_soon(lambda: keyboard.feed_terminal(data))
+        """Press the keys that a terminal sent as `data`, all of which came at once; from any thread."""
+
+        def press() -> None:
+            keyboard = self._machine.keyboard
+            keyboard.feed_terminal(data)
+            keyboard.flush_terminal()
+
+        self._machine.call_soon(press)
 
     @property
     def unread(self) -> int:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.kvm
 HI = "b800b8 8ec0 26c70600004848 26c70602006948"  # mov ax, 0xb800; mov es, ax; "Hi" in grey on red
 DEBUG = "b064 e6e9 b00a e6e9"  # "d" and a newline to the debug console
 SERIAL = "baf803 b053 ee"  # "S" to COM1
+SCAN_CODES = "b800b8 8ec0 31ff e464 a801 74fa e460 b407 ab ebf3"  # what comes from the keyboard, as characters
 HALT, SPIN = "f4", "ebfe"
 USAGE = 64
 
@@ -91,6 +92,18 @@ def test_the_screen_is_live_and_the_escape_key_ends_the_guest(tmp_path: Path) ->
         assert not emulator.is_alternate
         assert lines[:2] == ["Hi", "d"]
         assert lines[2].startswith("pykvm: interrupted; ")
+
+
+def test_keys_go_to_the_guests_keyboard(tmp_path: Path) -> None:
+    """Scan code set 1: "a" is 0x1e and, released, 0x9e; Escape 0x01 and 0x81."""
+    with live(make(tmp_path, SCAN_CODES), "--screen", "--quiet") as terminal:
+        terminal.wait_for_raw()
+        terminal.press(b"a")
+        terminal.wait_for(lambda: Emulator().feed(terminal.screen).text() == "▲₧")
+        terminal.press(b"\x1b")
+        terminal.wait_for(lambda: Emulator().feed(terminal.screen).text() == "▲₧☺ü")
+        terminal.press(b"\x1d")
+        assert terminal.wait() == 130
 
 
 def test_a_guest_that_ends_leaves_its_last_picture(image: Path) -> None:
