@@ -50,8 +50,8 @@ class Threads:
         except BaseException as error:
             self.failure = self.failure or error
         finally:
-            done.release()
             self.end()
+            done.release()  # from here on the vCPUs may be destroyed
 
     def end(self) -> None:
         """Have them come back."""
