@@ -84,10 +84,12 @@ static int64_t serve(struct pykvm_loop *loop)
 }
 
 /* Complete the record of what has just been answered; other vCPUs may have filled windows in the meantime. */
-static void record_answer(struct pykvm_loop *loop, uint64_t data)
+static void record_answer(struct pykvm_loop *loop, uint64_t data, uint8_t flags)
 {
     if (loop->stream->generation - loop->answer_generation >= WINDOWS_KEPT) return;
-    if (loop->answer_entry->seq == loop->answer_seq) loop->answer_entry->data = data;
+    if (loop->answer_entry->seq != loop->answer_seq) return;
+    loop->answer_entry->data = data;
+    loop->answer_entry->flags |= flags;
 }
 
 /* Take it that Python has served the access that the loop returned last: a read's answer, in `data`, goes to KVM
@@ -99,7 +101,7 @@ static void pykvm_served(struct pykvm_loop *loop)
     if (loop->size < 8) loop->data &= (1ull << 8 * loop->size) - 1;
     memcpy(loop->answer, &loop->data, loop->size);
     loop->answer = NULL;
-    record_answer(loop, loop->data);
+    record_answer(loop, loop->data, 0);
 }
 
 static void begin(struct pykvm_loop *loop, uint8_t *first, uint64_t address, uint32_t size, uint32_t count,
@@ -364,7 +366,6 @@ static void pykvm_answer_msr(struct pykvm_loop *loop, int refuse, uint64_t value
 {
     struct kvm_run *run = loop->run;
     run->msr.error = refuse;
-    if (run->exit_reason != KVM_EXIT_X86_RDMSR || refuse) return;
-    run->msr.data = value;
-    record_answer(loop, value);
+    if (run->exit_reason == KVM_EXIT_X86_RDMSR && !refuse) run->msr.data = value;
+    record_answer(loop, run->msr.data, refuse ? RECORD_REFUSED : 0);
 }

@@ -11,7 +11,7 @@ struct pykvm_record {
     uint16_t cs;       /* code segment selector */
     uint8_t kind;      /* KVM exit reason, or PYKVM_RECORD_CODE */
     uint8_t size;      /* bytes of one access */
-    uint8_t flags;     /* RECORD_WRITE, RECORD_FAST, RECORD_STRING */
+    uint8_t flags;     /* RECORD_... */
     uint8_t mode;      /* 0 real, 1 virtual-8086, 2 16-bit, 3 32-bit, 4 64-bit */
     uint8_t vcpu;
     uint8_t reserved;

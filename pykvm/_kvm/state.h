@@ -3,6 +3,7 @@
 #define RECORD_WRITE 1       /* the guest wrote; else it read */
 #define RECORD_FAST 2        /* served by the port tables, Python not asked */
 #define RECORD_STRING 4      /* an element of a string instruction that KVM reported as one exit */
+#define RECORD_REFUSED 8     /* an access to an MSR that gave the guest #GP */
 #define PYKVM_RECORD_CODE 255
 #define PYKVM_RECORD_INTERRUPT 254  /* an interrupt that the guest takes: address its vector, size its line */
 #define PYKVM_RECORD_LINE 253       /* a line of the kernel's interrupt controllers goes up: address its number */

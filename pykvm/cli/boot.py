@@ -62,12 +62,15 @@ def boot(arguments: argparse.Namespace) -> int:
                 cpus=arguments.cpus,
                 irqchip=arguments.irqchip,
                 clock=arguments.clock,
+                cpuid={name: value for policy in arguments.cpuid for name, value in policy.items()},
+                msrs=arguments.msrs,
                 serial=sinks["com1"],
                 debug=display.debug(debug) if display else debug,
                 record=arguments.record,
             )
         )
         attach(machine)
+        _prepare_processor(machine, arguments)
         lines = connect_ports(machine, targets, sinks, backends, partial(_say_place, arguments.quiet), stack)
         if display:
             display.show(machine, stack)
@@ -102,6 +105,17 @@ def _display(arguments: argparse.Namespace) -> Display | None:
     from pykvm.cli.display import Display
 
     return Display(arguments)
+
+
+def _prepare_processor(machine: Machine, arguments: argparse.Namespace) -> None:
+    for indices in arguments.trace_msr:
+        machine.msrs.trace(indices.start, len(indices))
+    if machine.cpuid_ignored and not arguments.quiet:
+        wrong = ", ".join(
+            f"{name} stays {'off' if machine.cpuid[name] else 'on'}" if name != "brand" else "brand stays its own"
+            for name in machine.cpuid_ignored
+        )
+        _say(f"pykvm: this KVM answers CPUID its own way, not as asked: {wrong}")
 
 
 def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, str]) -> None:

@@ -87,6 +87,20 @@ def _device(text: str) -> DeviceSpec:
     return parse_device(text)
 
 
+def _cpuid(text: str) -> dict[str, bool | str]:
+    from pykvm.arch.x86.cpu_features import parse_policy
+
+    return parse_policy(text)
+
+
+def _msrs(text: str) -> range:
+    first, _, last = text.partition("-")
+    indices = range(int(first, 0), int(last or first, 0) + 1)
+    if not 0 <= indices.start < indices.stop <= 1 << 32:
+        raise ValueError
+    return indices
+
+
 def _boot(arguments: argparse.Namespace) -> int:
     from pykvm.cli.boot import boot
 
@@ -218,6 +232,29 @@ def _add_machine(boot: argparse.ArgumentParser) -> None:
         default="real",
         help="real: the host's time (default); virtual: 1 us for each access, and no waiting while the guest halts, "
         "so that each run is the same",
+    )
+    boot.add_argument(
+        "--cpuid",
+        metavar="NAME=on|off|force",
+        type=_checked(_cpuid, "a feature such as avx2=off"),
+        action="append",
+        default=[],
+        help="show the guest a processor with or without a feature, by its name in /proc/cpuinfo; force: even if KVM "
+        "lacks it; brand=TEXT: its brand. Several with commas between, or this option again",
+    )
+    boot.add_argument(
+        "--msrs",
+        choices=("fault", "zero"),
+        default="fault",
+        help="MSRs that nobody has: #GP (fault, default), or reads of 0 and ignored writes (zero)",
+    )
+    boot.add_argument(
+        "--trace-msr",
+        metavar="INDEX[-INDEX]",
+        type=_checked(_msrs, "a number such as 0x1b, or two such as 0x200-0x20f"),
+        action="append",
+        default=[],
+        help="have accesses to these MSRs in the trace, too, though KVM has them itself; may be given again",
     )
 
 

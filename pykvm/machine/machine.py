@@ -21,6 +21,7 @@ from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
 from pykvm.machine.interrupts import UserInterrupts, interrupts
 from pykvm.machine.options import check_options
+from pykvm.machine.msrs import MsrMap
 from pykvm.machine.outcome import Outcome, Reason
 from pykvm.machine.pc import SERIAL_PORTS, Wiring, parts
 from pykvm.machine.running import Runner
@@ -57,6 +58,8 @@ class Machine:
             is traced; "kernel" for fast, which several vCPUs need; "split" for local APICs in the kernel and the rest
             in Python. None: user for one vCPU, kernel for several.
         clock: "real", or "virtual": a microsecond for each access of the guest, and no waiting where it halts.
+        cpuid: features by name, True, False or "force"; "brand": text. See `arch.x86.cpu_features`.
+        msrs: what becomes of MSRs that nobody answers: "fault" or "zero".
         serial: takes what the guest sends on COM1, as bytes; `serial.received()` keeps it in any case.
         debug: takes what the guest writes to its debug consoles.
         record: file to record the trace in; without, the last records are kept in memory.
@@ -69,6 +72,9 @@ class Machine:
         image: what `load` has stored; None before.
         clock: its time.
         interrupts: its interrupt controllers.
+        msrs: who answers its model-specific registers.
+        cpuid: what its CPUID was asked to say.
+        cpuid_ignored: what of that this KVM does not do, by name.
         devices: its devices, by name.
         com1: the UART.
         serial: the host's end of COM1.
@@ -85,6 +91,8 @@ class Machine:
         cpus: int = 1,
         irqchip: str | None = None,
         clock: str = "real",
+        cpuid: Mapping[str, bool | str] | None = None,
+        msrs: str = "fault",
         serial: Callable[[bytes], object] | None = None,
         debug: Callable[[bytes], object] | None = None,
         record: str | os.PathLike[str] | None = None,
@@ -96,10 +104,10 @@ class Machine:
         irqchip = check_options(cpus, irqchip, clock)
         self.memory = GuestMemory(parse_size(memory))
         try:
-            self._vm = vm = KvmVm(self.memory, irqchip=None if irqchip == "user" else irqchip)
+            self._vm = vm = KvmVm(self.memory, irqchip=None if irqchip == "user" else irqchip, cpus=cpus, cpuid=cpuid)
             for _ in range(cpus):
                 vm.create_vcpu()
-            vm.exit_on_unknown_msrs()
+            self.cpuid, self.cpuid_ignored = vm.cpuid_policy, vm.cpuid_ignored()
             self.vcpus = vm.vcpus
             self.vcpu = vm.vcpus[0]
             self.bus = Bus()
@@ -108,6 +116,8 @@ class Machine:
             self.interrupts = interrupts(irqchip, vm)
             self._flight = FlightRecorder(vm, lambda: selected_banks(self.bus), self._describe, record)
             self._runner = Runner(vm, Dispatch(self.bus), self.fast, self.clock, self.interrupts, self._flight)
+            self.msrs = MsrMap(vm, msrs, self._flight.forbid_changes)
+            self._runner.answer_msr = self.msrs.answer
             self.devices = DeviceMap(self.bus, self.fast, self.clock, self.interrupts, self.memory)
             self.com1 = Uart16550("com1")
             self.serial = SerialLine(self.com1, self.call_soon, serial)
@@ -138,7 +148,8 @@ class Machine:
         return wiring
 
     def _describe(self, selected: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-        return describe(self.bus, selected, self.image, self.memory.size, KvmVm.name, self.interrupts.kind)
+        machine = describe(self.bus, selected, self.image, self.memory.size, KvmVm.name, self.interrupts.kind)
+        return machine | self.msrs.describe()
 
     @classmethod
     def boot(

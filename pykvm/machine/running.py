@@ -33,7 +33,7 @@ READ_EVERY_S = 0.005
 """How often the exits of several vCPUs are looked at."""
 
 
-def _no_such_msr(access: MsrAccess) -> None:
+def _no_such_msr(vcpu: KvmVcpu, access: MsrAccess) -> None:
     """Give the guest #GP, as a processor does that has no such MSR."""
 
 
@@ -50,7 +50,7 @@ class Runner:
 
     Attributes:
         dispatch: as above.
-        answer_msr: answers an access to an MSR that KVM does not know; see `KvmVcpu.answer_msr`.
+        answer_msr: answers a vCPU's access to an MSR that KVM leaves to the machine; see `KvmVcpu.answer_msr`.
         outcome: how the last run ended; None before.
     """
 
@@ -64,7 +64,7 @@ class Runner:
         flight: FlightRecorder,
     ) -> None:
         self.dispatch = dispatch
-        self.answer_msr: Callable[[MsrAccess], int | None] = _no_such_msr
+        self.answer_msr: Callable[[KvmVcpu, MsrAccess], int | None] = _no_such_msr
         self.outcome: Outcome | None = None
         self._vm = vm
         self._vcpus = vm.vcpus
@@ -150,6 +150,8 @@ class Runner:
             try:
                 with self._interruptible():
                     exit = vcpu.run_one(self.dispatch) if self._halted.exit is None else None
+                    if isinstance(exit, MsrAccess):  # its record has the answer, too
+                        outcome, exit = self._conclude(vcpu, exit), None
             except KvmError as error:
                 outcome = Outcome(Reason.GAVE_UP, detail=str(error))
             yield from self._flight.unseen()
@@ -295,7 +297,7 @@ class Runner:
                 self._halted.exit = exit
                 return None
             case MsrAccess():
-                vcpu.answer_msr(self.answer_msr(exit))
+                vcpu.answer_msr(self.answer_msr(vcpu, exit))
                 return None
             case EndOfInterrupt(vector):
                 self._interrupts.end_of_interrupt(vector)

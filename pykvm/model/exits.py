@@ -133,12 +133,14 @@ class MsrAccess:
     Attributes:
         index: MSR number.
         is_write: WRMSR, else RDMSR.
-        value: what is written; 0 for a read.
+        value: what is written; of a read what the guest was given, 0 before.
+        is_refused: the guest was given #GP.
     """
 
     index: int
     is_write: bool
     value: int
+    is_refused: bool = False
 
     def __str__(self) -> str:
         return f"wrmsr {self.index:#x} <- {self.value:#x}" if self.is_write else f"rdmsr {self.index:#x}"

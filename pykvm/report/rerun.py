@@ -111,7 +111,7 @@ def rerun_to_fault(machine: Machine) -> Rerun:
     accesses = [record.exit for record in records if isinstance(record.exit, Access)]
     if not records or records[0].number != 1 or len(accesses) != len(records) - 1:
         return Rerun(None, "not all of the run is kept, or it was more than one run")
-    again = Machine(machine.memory.size)
+    again = Machine(machine.memory.size, cpuid=machine.cpuid)
     note = None
     try:
         again.load(machine.image)

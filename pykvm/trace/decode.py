@@ -116,6 +116,7 @@ class Decoder:
         self._tsc_hz = tsc_khz * 1000 or 1
         self._number = number
         self._devices = [DecodedDevice(device) for device in description.get("devices", ())]
+        self._msrs = [(int(at), int(count), str(name)) for at, count, name in description.get("msrs", ())]
         self._code: dict[int, CodeWindow] = {}
         self._half: RawRecord | None = None
         self._finder = InstructionFinder(description.get("rip_at_out") == "past")
@@ -157,6 +158,7 @@ class Decoder:
         if isinstance(exit, Access):
             device = self._device(exit)
             register = device.register(exit) if device else None
+        name = device.name if device else self._msr(exit.index) if isinstance(exit, MsrAccess) else ""
         rip, text = self._instruction(raw, exit)
         return TraceRecord(
             number=number,
@@ -167,13 +169,16 @@ class Decoder:
             rip=rip,
             instruction=text,
             exit=exit,
-            device=device.name if device else "",
+            device=name,
             register=register,
             is_fast=bool(raw.flags & layout.FLAG_FAST),
         )
 
     def _interrupt(self, raw: RawRecord) -> InterruptTaken:
         return InterruptTaken(raw.address, None if raw.size == layout.NO_LINE else raw.size, raw.data / self._tsc_hz)
+
+    def _msr(self, index: int) -> str:
+        return next((name for at, count, name in self._msrs if at <= index < at + count), "")
 
     def _device(self, access: Access) -> DecodedDevice | None:
         return next((device for device in self._devices if device.holds(access)), None)
@@ -223,6 +228,7 @@ def _exit(raw: RawRecord) -> Exit:
         case layout.KIND_LINE:
             return LineRaised(raw.address)
         case layout.KIND_RDMSR | layout.KIND_WRMSR:
-            return MsrAccess(raw.address, raw.kind == layout.KIND_WRMSR, raw.data)
+            is_refused = bool(raw.flags & layout.FLAG_REFUSED)
+            return MsrAccess(raw.address, raw.kind == layout.KIND_WRMSR, raw.data, is_refused)
         case _:
             return UnknownExit(raw.kind)

@@ -9,6 +9,7 @@ import struct
 
 __all__ = [
     "FLAG_FAST",
+    "FLAG_REFUSED",
     "FLAG_STRING",
     "FLAG_WRITE",
     "HEADER",
@@ -39,6 +40,7 @@ NO_CODE = 0xFFFFFFFF
 FLAG_WRITE = 1
 FLAG_FAST = 2
 FLAG_STRING = 4
+FLAG_REFUSED = 8
 
 KIND_PIO = 2
 KIND_HYPERCALL = 3

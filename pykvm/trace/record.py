@@ -26,7 +26,7 @@ class TraceRecord:
             instruction was found by decoding the code before RIP.
         instruction: that instruction in Intel syntax; empty where its bytes are not known.
         exit: what happened; an `Access` for ports and memory.
-        device: name of the device that the access belongs to; empty for none.
+        device: name of the device that the access belongs to, or that an MSR was given; empty for none.
         register: declaration of the register that was accessed, or None.
         is_fast: served by the exit loop without Python.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pykvm.model.access import Access, Space
+from pykvm.model.exits import MsrAccess
 from pykvm.model.register import Register
 from pykvm.trace.record import TraceRecord
 
@@ -19,13 +20,15 @@ def line(record: TraceRecord, colour: bool = False) -> str:
         return place + what
     access = record.exit
     tint = _ODD
-    if isinstance(access, Access) and record.device:
+    if (isinstance(access, Access) and record.device) or (isinstance(access, MsrAccess) and not access.is_refused):
         tint = _WRITE if access.is_write else _READ
     return f"{_DIM}{place}{_PLAIN}{tint}{what}{_PLAIN}"
 
 
 def _what(record: TraceRecord) -> str:
     access = record.exit
+    if isinstance(access, MsrAccess):
+        return _msr(access, record.device)
     if not isinstance(access, Access):
         return str(access)
     text = f"{record.name} {'<-' if access.is_write else '->'} {access.value:#0{2 + 2 * access.size}x}"
@@ -34,6 +37,18 @@ def _what(record: TraceRecord) -> str:
     if not record.device:
         return text + ("  (unmapped)" if access.is_write else "  (unmapped: floats high)")
     return text + (f"  ({access.size} bytes)" if access.space is Space.PIO and access.size > 1 else "")
+
+
+def _msr(access: MsrAccess, name: str) -> str:
+    from pykvm.arch.x86.msrs import msr_name
+
+    what, arrow = ("wrmsr", "<-") if access.is_write else ("rdmsr", "->")
+    words = [what, f"{access.index:#x}", name or msr_name(access.index), arrow]
+    if access.is_write or not access.is_refused:
+        words.append(f"{access.value:#x}")
+    if access.is_refused:
+        words.append("#GP" if not access.is_write else " (#GP)")
+    return " ".join(filter(None, words))
 
 
 def _meaning(register: Register, value: int) -> str:

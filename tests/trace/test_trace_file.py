@@ -312,10 +312,11 @@ def test_the_layout_is_the_compilers(name: str) -> None:
 def test_the_numbers_are_the_compilers() -> None:
     assert layout.HEADER.size == 64
     assert struct.calcsize("<8sII") == layout.SLOTS_WRITTEN_OFFSET
-    assert (layout.FLAG_WRITE, layout.FLAG_FAST, layout.FLAG_STRING) == (
+    assert (layout.FLAG_WRITE, layout.FLAG_FAST, layout.FLAG_STRING, layout.FLAG_REFUSED) == (
         lib.RECORD_WRITE,
         lib.RECORD_FAST,
         lib.RECORD_STRING,
+        lib.RECORD_REFUSED,
     )
     assert layout.KIND_CODE == lib.PYKVM_RECORD_CODE
     kinds = (layout.KIND_PIO, layout.KIND_DEBUG, layout.KIND_HLT, layout.KIND_MMIO, layout.KIND_SHUTDOWN)

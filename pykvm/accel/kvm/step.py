@@ -62,7 +62,7 @@ class Stepper:
             if isinstance(exit, Access):
                 if not vcpu.settle():
                     continue  # the instruction has more of them
-                exit = self._completed()
+                exit = self.completed()
             elif not isinstance(exit, DebugExit):
                 return exit
             advance = loop.run.s.regs.regs.rip - start
@@ -77,7 +77,7 @@ class Stepper:
         room = ffi.new("uint8_t[]", lib.PYKVM_INSTRUCTION_BYTES)
         return bytes(room[0 : lib.pykvm_fetch(self._loop, room)])
 
-    def _completed(self) -> DebugExit:
+    def completed(self) -> DebugExit:
         """Return what KVM does not report where an access ends the instruction."""
         return DebugExit(1, lib.pykvm_linear_rip(self._loop), _STEPPED_DR6, _RESET_DR7)
 

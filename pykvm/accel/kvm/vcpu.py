@@ -14,7 +14,7 @@ from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.accel.kvm.vcpu_state import VcpuState
 from pykvm.errors import ConfigurationError, KvmError
 from pykvm.model.access import Access
-from pykvm.model.exits import Exit, Interrupted, LimitReached
+from pykvm.model.exits import Exit, Interrupted, LimitReached, MsrAccess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class KvmVcpu(VcpuState):
             Exception: whatever an answering device raised; the guest is still at that access, and the next run
                 begins with it.
         """
+        if self.unanswered is not None:
+            return self.unanswered
         self._enter()
         enter, loop, key = lib.pykvm_run if self.lock is None else self._run_unlocked, self._loop, 0
         try:
@@ -109,6 +111,8 @@ class KvmVcpu(VcpuState):
 
     def run_one(self, dispatch: AccessTable) -> Exit:
         """Run the guest to its next exit of any kind and return it; an access has been answered by then."""
+        if self.unanswered is not None:
+            return self.unanswered
         self._enter()
         try:
             if self._unserved:
@@ -143,6 +147,9 @@ class KvmVcpu(VcpuState):
         of SS or a `sti` is part of its step; a repeated one takes a debug exit for each element; ring 3 cannot be
         stepped where ring 0 is emulated; and with the local APIC in the kernel, a `hlt` waits there or is passed.
         """
+        if self.unanswered is not None:
+            return self.unanswered
+        completes_msr = self.completes_msr
         self._enter(is_step=True)
         try:
             if self._unserved:
@@ -153,7 +160,7 @@ class KvmVcpu(VcpuState):
                 from pykvm.accel.kvm.step import Stepper
 
                 self._stepper = Stepper(self)
-            return self._stepper.step(dispatch, is_within)
+            return self._stepper.completed() if completes_msr else self._stepper.step(dispatch, is_within)
         finally:
             self.is_running = False
 
@@ -177,6 +184,7 @@ class KvmVcpu(VcpuState):
             self._stepper.stop()
             self._stepper = None
         self.is_running = True
+        self.completes_msr = False
 
     def answer(self, key: int, dispatch: AccessTable) -> Exit | None:
         """Serve what the loop in C has returned; return the exit, or None when there is nothing to tell of."""
@@ -208,7 +216,9 @@ class KvmVcpu(VcpuState):
             return LimitReached()
         if key == lib.PYKVM_ERROR:
             raise KvmError("KVM_RUN", loop.error, _RUN_ERRORS.get(loop.error, ""))
-        return decode_exit(loop.run)
+        exit = decode_exit(loop.run)
+        self.unanswered = exit if isinstance(exit, MsrAccess) else None
+        return exit
 
     # ---- interrupts
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.cpuid import CpuidEntry
 from pykvm.accel.kvm.ioctl import CData
+from pykvm.accel.kvm.msrs import MsrError
 from pykvm.accel.kvm.registers import from_kvm_regs, from_kvm_sregs, store_sregs, to_kvm_regs
 from pykvm.accel.kvm.vcpu_file import VcpuFile
 from pykvm.errors import ConfigurationError, KvmError
+from pykvm.model.exits import MsrAccess
 from pykvm.model.registers import Registers, SystemRegisters
 
 __all__ = ["VcpuState"]
@@ -30,12 +32,17 @@ class VcpuState:
     Attributes:
         has_run: the vCPU has been run, so that its CPUID is fixed.
         changes: how many times its registers or CPUID answers have been set.
+        unanswered: the access to an MSR that the last run ended with and `answer_msr` has not answered: the next run
+            ends with it again.
+        completes_msr: it has been answered and there is nothing left of its instruction but to complete it.
     """
 
     def __init__(self, file: VcpuFile) -> None:
         self.file = file
         self.has_run = False
         self.changes = 0
+        self.unanswered: MsrAccess | None = None
+        self.completes_msr = False
         self._loop: CData = ffi.NULL
         self._is_stale = True
 
@@ -55,8 +62,11 @@ class VcpuState:
         """Let KVM complete the access that was just answered, so that the registers are those after it.
 
         Returns:
-            whether the instruction is complete: False when it has further accesses to make.
+            whether the instruction is complete: False when it has further accesses to make, or its access to an MSR
+                is unanswered.
         """
+        if self.unanswered is not None:
+            return False
         result = lib.pykvm_settle(self.loop)
         if result < 0 and result != -errno.EBUSY:
             raise KvmError("KVM_RUN", -result, "could not complete the last access")
@@ -146,6 +156,21 @@ class VcpuState:
             value: what RDMSR gives, 64 bits; anything lets WRMSR succeed. None: the guest gets #GP.
         """
         lib.pykvm_answer_msr(self.loop, value is None, (value or 0) & (1 << 64) - 1)
+        self.unanswered = None
+        self.completes_msr = value is not None
+
+    def carry_out(self, access: MsrAccess) -> int | None:
+        """Return what `answer_msr` takes, from the MSR that KVM has of that number: write it, or read it.
+
+        It is done as for the host: KVM may take a value that it would refuse the guest.
+        """
+        try:
+            if access.is_write:
+                self.file.set_msrs({access.index: access.value})
+                return 0
+            return self.file.get_msrs([access.index])[access.index]
+        except MsrError:
+            return None
 
     @property
     def waits_for_good(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.cpuid import TSC_DEADLINE, X2APIC, CpuidEntry, with_local_apic
+from pykvm.accel.kvm.cpuid_topology import with_timing, with_topology
 from pykvm.accel.kvm.stream import KvmStream
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu import KvmVcpu
+from pykvm.accel.kvm.vm_file import MsrFilterRange
 from pykvm.accel.kvm.vm_interrupts import MsiRoute
 from pykvm.arch.x86 import layout
 from pykvm.errors import AcceleratorError, ConfigurationError
@@ -26,6 +28,16 @@ _SYNC_REGS_AND_SREGS = 3
 _IRQCHIPS = {"kernel": "KVM_CAP_IRQCHIP", "split": "KVM_CAP_SPLIT_IRQCHIP"}
 _IOAPIC_PINS = 24
 _HC_MAP_GPA_RANGE = 12
+_LOCAL_APIC_KHZ = 1_000_000
+"""What KVM's local APICs count: one tick in a nanosecond (KVM API 7, KVM_CAP_X86_APIC_BUS_CYCLES_NS)."""
+
+
+def _checked(policy: Mapping[str, bool | str] | None) -> dict[str, bool | str]:
+    if not policy:
+        return {}
+    from pykvm.arch.x86.cpu_features import checked_policy
+
+    return checked_policy(policy)
 
 
 class KvmVm:
@@ -36,18 +48,30 @@ class KvmVm:
         path: the device.
         irqchip: interrupt controllers in the kernel: "kernel" for a PC's two 8259, I/O APIC and local APICs, "split"
             for local APICs alone, None for none.
+        cpus: how many vCPUs there will be, 1 to 255: the cores of one package, as CPUID tells each of them.
+        cpuid: what CPUID is to say other than all that this KVM can do: see `pykvm.arch.x86.cpu_features`.
 
     Raises:
         AcceleratorError: KVM cannot be used here, or has no such interrupt controllers.
-        ConfigurationError: `irqchip` is neither.
+        ConfigurationError: `irqchip` is neither, or `cpuid` has a feature that there is none of.
     """
 
     name = "kvm"
 
-    def __init__(self, memory: GuestMemory, path: str = "/dev/kvm", irqchip: str | None = None) -> None:
+    def __init__(
+        self,
+        memory: GuestMemory,
+        path: str = "/dev/kvm",
+        irqchip: str | None = None,
+        cpus: int = 1,
+        cpuid: Mapping[str, bool | str] | None = None,
+    ) -> None:
         if irqchip not in (None, *_IRQCHIPS):
             raise ConfigurationError(f"interrupt controllers {irqchip!r}: must be kernel, split or None")
         self._has_local_apic = irqchip is not None
+        self._cpus = cpus
+        self.cpuid_policy = _checked(cpuid)
+        self._supported: list[CpuidEntry] = []
         self._system = SystemFile(path)
         try:
             for capability, why in REQUIRED.items():
@@ -99,10 +123,14 @@ class KvmVm:
             self.file.set_user_memory_region(slot, flags, region.address, region.size, host)
 
     def create_vcpu(self) -> KvmVcpu:
-        """Return the next vCPU, with the CPUID answers of all that this KVM can do."""
+        """Return the next vCPU, with its CPUID answers.
+
+        Raises:
+            ConfigurationError: they are to say what they cannot.
+        """
         file = self.file.create_vcpu(len(self.vcpus))
         try:
-            file.set_cpuid2(self._cpuid())
+            file.set_cpuid2(self._cpuid(len(self.vcpus), file.get_tsc_khz()))
             mapped_bytes = self._system.get_vcpu_mmap_size()
             vcpu = KvmVcpu(file, mapped_bytes, len(self.vcpus), self._ram, self.stream, self._has_local_apic)
         except BaseException:
@@ -112,12 +140,28 @@ class KvmVm:
         self.stream.data.shared = len(self.vcpus) > 1
         return vcpu
 
-    def _cpuid(self) -> list[CpuidEntry]:
-        """Return what the host supports, and of the local APIC what the kernel's has."""
-        apic = X2APIC if self._has_local_apic else 0
-        if self._has_local_apic and self._system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"):
-            apic |= TSC_DEADLINE
-        return with_local_apic(self._system.get_supported_cpuid(), apic)
+    def _cpuid(self, apic_id: int, tsc_khz: int) -> list[CpuidEntry]:
+        """Return what the host supports, of the local APIC what the kernel's has, and what is asked for."""
+        if not self._supported:
+            apic = X2APIC if self._has_local_apic else 0
+            if self._has_local_apic and self._system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"):
+                apic |= TSC_DEADLINE
+            supported = with_local_apic(self._system.get_supported_cpuid(), apic)
+            self._supported = with_timing(supported, tsc_khz, _LOCAL_APIC_KHZ if self._has_local_apic else 0)
+        entries = with_topology(self._supported, apic_id, self._cpus)
+        if not self.cpuid_policy:
+            return entries
+        from pykvm.accel.kvm.cpuid_policy import with_policy
+
+        return with_policy(entries, self.cpuid_policy)
+
+    def cpuid_ignored(self) -> tuple[str, ...]:
+        """Return what of the wanted CPUID answers this KVM does not give: some add what the processor has."""
+        if not self.cpuid_policy:
+            return ()
+        from pykvm.accel.kvm.cpuid_policy import not_as_asked
+
+        return not_as_asked(self.vcpus[0].cpuid(), self.cpuid_policy)
 
     # ---- watching the guest
 
@@ -141,6 +185,30 @@ class KvmVm:
         """
         if self.file.check_extension("KVM_CAP_X86_USER_SPACE_MSR"):
             self.file.enable_cap("KVM_CAP_X86_USER_SPACE_MSR", lib.KVM_MSR_EXIT_REASON_UNKNOWN)
+
+    def exit_on_msrs(self, ranges: Sequence[range]) -> None:
+        """Have accesses to MSRs in `ranges`, too, end a run as `MsrAccess`, even if KVM knows them; and to no others.
+
+        Those from 0x800 to 0x8ff, a local APIC's, KVM never reports (KVM API KVM_X86_SET_MSR_FILTER).
+
+        Raises:
+            AcceleratorError: this KVM cannot do it.
+            ConfigurationError: the ranges are too many or too large.
+        """
+        for capability in ("KVM_CAP_X86_USER_SPACE_MSR", "KVM_CAP_X86_MSR_FILTER"):
+            if not self.file.check_extension(capability):
+                raise AcceleratorError(f"no exits at chosen MSRs here: this KVM lacks {capability} (Linux 5.10)")
+        most = 8 * lib.KVM_MSR_FILTER_MAX_BITMAP_SIZE
+        pieces = [part[at : at + most] for part in ranges for at in range(0, min(len(part), 1 << 20), most)]
+        if len(pieces) > lib.KVM_MSR_FILTER_MAX_RANGES or any(len(part) > 1 << 20 for part in ranges):
+            raise ConfigurationError(
+                f"too many MSRs: KVM can report {lib.KVM_MSR_FILTER_MAX_RANGES} ranges of {most}; choose fewer"
+            )
+        both = lib.KVM_MSR_FILTER_READ | lib.KVM_MSR_FILTER_WRITE
+        denied = [MsrFilterRange(both, part.start, len(part), bytes(-(-len(part) // 8))) for part in pieces]
+        reasons = lib.KVM_MSR_EXIT_REASON_UNKNOWN | lib.KVM_MSR_EXIT_REASON_FILTER
+        self.file.enable_cap("KVM_CAP_X86_USER_SPACE_MSR", reasons)
+        self.file.x86_set_msr_filter(lib.KVM_MSR_FILTER_DEFAULT_ALLOW, denied)
 
     def report_end_of_interrupts(self, routes: Sequence[tuple[int, int, int]]) -> None:
         """Have KVM report when the guest ends an interrupt of an I/O APIC outside the kernel.
