@@ -96,6 +96,8 @@ def _table(rows: Sequence[tuple[str, ...]], palette: Palette) -> Iterator[str]:
     for first, *rest in rows:
         padded = "  ".join(f"{text:{width}}" for text, width in zip(rest, widths[1:], strict=True)).rstrip()
         room = max(columns - widths[0] - 2, COLUMNS // 2)
+        if len(padded) > room:
+            padded = padded.partition(": ")[0]  # the title of what comes first is enough
         shown = padded if len(padded) <= room else padded[: room - 3] + "..."
         yield f"{palette.name}{first:{widths[0]}}{palette.end}  {shown}"
 
@@ -145,7 +147,15 @@ def _more_classes() -> dict[str, type[Device]]:
 
     modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(pykvm.devices.__path__, "pykvm.devices.")]
     found = {f"{m.__name__}:{name}": cls for m in modules for name, cls in device_classes(m).items()}
-    return {name: cls for name, cls in sorted(found.items()) if cls.registers and not cls.__name__.startswith("_")}
+    return {name: cls for name, cls in sorted(found.items()) if cls.registers and _can_be_made(cls)}
+
+
+def _can_be_made(cls: type[Device]) -> bool:
+    """Tell whether a user can attach one: it needs nothing of another device."""
+    from inspect import Parameter, signature
+
+    required = (p for p in signature(cls).parameters.values() if p.default is Parameter.empty)
+    return not cls.__name__.startswith("_") and not any(p.kind is not Parameter.VAR_KEYWORD for p in required)
 
 
 def _doc(cls: type[object]) -> str:

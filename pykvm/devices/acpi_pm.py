@@ -36,7 +36,9 @@ def _nobody() -> None:
 
 
 class AcpiPm(Device):
-    """The PM1 event block, PM1 control block and PM timer, one after another; `irq` is the SCI.
+    """ACPI power management and timer.
+
+    The PM1 event block, PM1 control block and PM timer, one after another; `irq` is the SCI.
 
     Args:
         name: short name in traces.

@@ -20,7 +20,7 @@ def _modes(first: int, *inputs: int) -> tuple[Field, ...]:
 
 
 class Elcr(Device):
-    """Edge/level control of a PC's interrupts (Intel 82371AB data sheet, section 4.3.7, at ports 0x4d0 and 0x4d1).
+    """Edge or level of each interrupt (Intel 82371AB data sheet, section 4.3.7, at ports 0x4d0 and 0x4d1).
 
     Timer, keyboard, cascade, clock and coprocessor are always edge-triggered.
 

@@ -65,7 +65,7 @@ def e820_file(ranges: Iterable[tuple[int, int, int]]) -> bytes:
 
 
 class FwCfg(Device):
-    """The device at ports 0x510 to 0x51B.
+    """QEMU's firmware configuration, at ports 0x510 to 0x51B.
 
     No item can be written. Differs from QEMU: accesses of other sizes than the registers' reach nothing (there a byte
     at 0x510 reads data too), and a DMA transfer that does not fit into RAM, or into one contiguous piece of it, stores

@@ -49,7 +49,9 @@ def _ignore_a20(is_on: bool) -> None:
 
 
 class I8042(Device):
-    """The controller; its keyboard and mouse are what a host types on and moves.
+    """Keyboard controller.
+
+    Its keyboard and mouse are what a host types on and moves.
 
     Args:
         name: in traces.

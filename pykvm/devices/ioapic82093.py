@@ -85,7 +85,7 @@ def _nobody() -> None:
 
 
 class IoApic82093(Device):
-    """An I/O APIC of 24 pins.
+    """I/O APIC of 24 pins.
 
     Args:
         name: in traces.

@@ -63,7 +63,7 @@ def _nobody() -> None:
 
 
 class PciBus(Device):
-    """Bus 0, as ports 0xCF8 to 0xCFF reach it; there are no others.
+    """PCI bus 0, as ports 0xCF8 to 0xCFF reach it; there are no others.
 
     What is absent reads as all ones, and writes to it go nowhere. Accesses to CONFIG_ADDRESS other than of its four
     bytes are no accesses of the mechanism, so mechanism 2, whose registers are bytes there, is seen to be absent.

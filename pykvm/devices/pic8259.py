@@ -53,7 +53,7 @@ def _rank(levels: int, lowest: int) -> int:
 
 
 class Pic8259(Device):
-    """One 8259A, a master.
+    """Interrupt controller 8259A, a master.
 
     An input must stay up until it is acknowledged, in edge mode too: a pulse is no request afterwards.
 
@@ -262,7 +262,7 @@ class Pic8259(Device):
 
 
 class SlavePic8259(Pic8259):
-    """One 8259A, a slave: its ICW3 is its number."""
+    """Interrupt controller 8259A, a slave: its ICW3 is its number."""
 
     name = "pic2"
     is_slave = True

@@ -65,7 +65,7 @@ def _control(n: int) -> Callable[[Pit8254, int], None]:
 
 
 class Pit8254(Device):
-    """Three counters; `irq` is the output of counter 0.
+    """Interval timer 8254: three counters; `irq` is the output of counter 0.
 
     Args:
         name: short name in traces.

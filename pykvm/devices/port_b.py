@@ -17,7 +17,7 @@ GATE2, OUT2 = 0x01, 0x20
 
 
 class PortB(Device):
-    """Gate and output of the interval timer's counter 2, and the refresh toggle.
+    """Speaker and timer gate: gate and output of the interval timer's counter 2, and the refresh toggle.
 
     Args:
         pit: the interval timer.

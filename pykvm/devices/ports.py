@@ -12,7 +12,7 @@ __all__ = ["BochsPowerPort", "DebugConsole", "ExitPort", "PostPort", "ShutdownPo
 
 
 class DebugConsole(Device):
-    """Bochs' and QEMU's debug console: each byte written is output; reading 0xe9 tells that it is there."""
+    """Debug console of Bochs and QEMU: each byte written is output; reading 0xe9 tells that it is there."""
 
     name = "debugcon"
     registers = (Register("DATA", 0, reset=0xE9, is_text=True, doc="character to print; reads as 0xe9"),)
@@ -43,7 +43,7 @@ def _ignore(value: int) -> None:
 
 
 class ExitPort(Device):
-    """The guest ends the machine by writing its exit value, as kvm-unit-tests does at port 0xf4."""
+    """Exit port: the guest ends the machine by writing its exit value, as kvm-unit-tests does at port 0xf4."""
 
     name = "exit"
     registers = (Register("CODE", 0, size=4, access="w", doc="exit value; 0 is success"),)
@@ -58,7 +58,7 @@ class ExitPort(Device):
 
 
 class PostPort(Device):
-    """Where firmware writes its power-on self-test codes; a PC swallows them silently."""
+    """POST codes: where firmware writes its power-on self-test codes; a PC swallows them silently."""
 
     name = "post"
     registers = (Register("CODE", 0, doc="last checkpoint of the firmware"),)
@@ -74,7 +74,7 @@ def _nobody() -> None:
 
 
 class BochsPowerPort(Device):
-    """The power management control register of Bochs and of QEMU before 2.0, at port 0xb004.
+    """Power-off: the power management control register of Bochs and of QEMU before 2.0, at port 0xb004.
 
     Kernels write 0x2000 there, SLP_EN with the type 0, to switch the power off; everything else goes nowhere.
 
@@ -107,7 +107,7 @@ class BochsPowerPort(Device):
 
 
 class ShutdownPort(Device):
-    """Bochs' power-off port 0x8900: takes the word "Shutdown", a character at a time.
+    """Power-off: Bochs' port 0x8900, which takes the word "Shutdown", a character at a time.
 
     Args:
         name: short name in traces.

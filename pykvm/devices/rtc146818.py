@@ -66,7 +66,7 @@ def _initial_cmos() -> bytearray:
 
 
 class Rtc146818(Device):
-    """Time of day, alarm, periodic and update interrupts, and the CMOS RAM.
+    """Real-time clock and CMOS: time of day, alarm, periodic and update interrupts, and the CMOS RAM.
 
     Args:
         name: short name in traces.

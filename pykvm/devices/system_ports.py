@@ -24,7 +24,7 @@ def _ignore() -> None:
 
 
 class Port92(Device):
-    """A fast way to reset the CPU and to switch address line 20.
+    """Fast reset and A20: a short way to reset the CPU and to switch address line 20.
 
     A20 is on at the start, as firmware leaves it. That it is off is remembered only: memory does not wrap at 1 MiB.
     Other bits are storage; on a PS/2 they were its password lock, watchdog and disk lights.

@@ -20,7 +20,7 @@ MEMORY_BYTES = 0x10000
 
 
 class PcTestLatch(Device):
-    """Ports 0xE0 to 0xE3, which keep what is written, whole or in parts, and 0xE4, which has a page mapped anew.
+    """Test latch: ports 0xE0 to 0xE3, which keep what is written, whole or in parts, and 0xE4, which has a page mapped anew.
 
     Differs from QEMU: mapping a page anew does nothing. There it drops the host's mapping, so that KVM must find the
     page again; what the guest sees is the same.
@@ -48,7 +48,7 @@ class PcTestLatch(Device):
 
 
 class PcTestBytes(Device):
-    """Ports 0xE8 to 0xEB: the latch of `PcTestLatch` again, a byte at a time.
+    """Test latch by bytes: ports 0xE8 to 0xEB, the latch of `PcTestLatch` again, a byte at a time.
 
     Port 0xE9 is a debug console's on a machine that has one; this device must then be left out.
 
@@ -88,7 +88,7 @@ def _nobody(number: int, level: bool) -> None:
 
 
 class PcTestIrqLines(Device):
-    """Ports 0x2000 to 0x2017: a byte written drives the interrupt line of that number, high unless it is 0.
+    """Test interrupts: ports 0x2000 to 0x2017; a byte written drives the interrupt line of that number, high unless it is 0.
 
     Args:
         name: short name in traces.
@@ -131,7 +131,7 @@ class PcTestIrqLines(Device):
 
 
 class PcTestMemory(Device):
-    """64 KiB at 0xFF000000 that behave as RAM, but each access of which leaves the guest."""
+    """Test memory: 64 KiB at 0xFF000000 that behave as RAM, but each access of which leaves the guest."""
 
     name = "testdev_memory"
     registers: ClassVar[tuple[Register, ...]] = ()

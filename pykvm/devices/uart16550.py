@@ -76,7 +76,7 @@ def _ignore_break(active: bool) -> None:
 
 
 class Uart16550(Device):
-    """One serial port of a PC.
+    """Serial port 16550A.
 
     The modem inputs CTS, DSR and DCD are up at first, as by a cable to a terminal that is on.
 

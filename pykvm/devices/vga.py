@@ -65,7 +65,7 @@ def _state() -> type[Any]:
 
 
 class VgaText(Device):
-    """The display adapter of a PC at ports 0x3c0 to 0x3df, in text mode."""
+    """VGA in text mode, at ports 0x3c0 to 0x3df; its characters are RAM at 0xb8000."""
 
     name = "vga"
     access_bytes = 1

@@ -20,8 +20,8 @@ from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
 from pykvm.machine.interrupts import UserInterrupts, interrupts
-from pykvm.machine.options import check_options
 from pykvm.machine.msrs import MsrMap
+from pykvm.machine.options import check_options
 from pykvm.machine.outcome import Outcome, Reason
 from pykvm.machine.pc import SERIAL_PORTS, Wiring, parts
 from pykvm.machine.running import Runner

@@ -42,7 +42,8 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys).splitlines()
     rows = {line.split()[0]: line for line in lines if line and not line.endswith(":")}
     assert rows["com1"].split()[1:5] == ["port", "0x3f8-0x3ff", "irq", "4"]
-    assert rows["com1"].endswith("One serial port of a PC.")
+    assert "Serial port" in rows["com1"]
+    assert not any("PortB" in name for name in rows)  # it needs a timer
     assert "pykvm.devices.uart16550:Uart16550" in rows
     assert max(map(len, lines)) <= 80
 

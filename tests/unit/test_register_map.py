@@ -78,7 +78,7 @@ def test_a_register_out_of_reach_has_no_place() -> None:
     assert [line.split()[:3] for line in lines[1:2]] == [["-", "1", "hidden"]]
 
 
-@pytest.mark.parametrize("width", [60, 80, 132])
+@pytest.mark.parametrize("width", [64, 80, 132])
 def test_lines_fit_and_lose_nothing(width: int) -> None:
     for part, device in listed_devices():
         registers = device.registers
