@@ -53,8 +53,11 @@ def exits(folder: Path) -> dict[str, Measurement]:
     return {
         "bare out": _says([bare, out, EXITS]),
         "bare in": _says([bare, in_, EXITS]),
-        **{name: machine(name, out) for name in ("posted-run", "posted-each", "acts", "acts-file")},
-        **{name: machine(name, in_) for name in ("answers", "latched")},
+        **{
+            name: machine(name, out)
+            for name in ("posted-run", "posted-run-ticks", "posted-each", "acts", "acts-ticks", "acts-file")
+        },
+        **{name: machine(name, in_) for name in ("answers", "answers-ticks", "latched")},
     }
 
 
