@@ -25,7 +25,7 @@ start:
         mov     dword ptr [ARRIVED], 0
         mov     esi, offset others
         mov     edi, TRAMPOLINE
-        mov     ecx, offset others_end - others
+        mov     ecx, offset others_bytes
         rep movsb
 
         or      dword ptr [SPURIOUS], 0x100
@@ -96,4 +96,4 @@ others:
 2:      cli
         hlt
         jmp     2b
-others_end:
+        .equ    others_bytes, . - others

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pykvm import Access, Machine
+from pykvm.model.exits import InterruptTaken
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.trace.record import TraceRecord
 
@@ -42,9 +43,20 @@ GUEST_MODES = {
     "hello": "real",
     "hello32": "protected",
     "hello64": "long",
+    "irqecho": "real",
+    "keyboard": "real",
     "mmio": "protected",
+    "pciscan": "protected",
+    "poweroff": "real",
+    "reset": "real",
+    "rtc": "real",
+    "screen": "real",
+    "smp": "protected",
     "spin": "real",
     "strio": "real",
+    "ticks": "real",
+    "ticks32": "protected",
+    "ticks64": "long",
 }
 
 
@@ -63,8 +75,13 @@ def mnemonic(record: TraceRecord) -> str:
 
 
 def summary(record: TraceRecord) -> str:
-    """Return what matters of a record as text; the value has two digits for each byte of the access."""
+    """Return what matters of a record as text; the value has two digits for each byte of the access.
+
+    How long an interrupt waited does not matter.
+    """
     access = record.exit
+    if isinstance(access, InterruptTaken):
+        return f"{record.rip:x}: interrupt {access.vector:#04x} from irq {access.line}"
     if not isinstance(access, Access):
         return f"{record.rip:x} {mnemonic(record)}: {access}"
     arrow = "<-" if access.is_write else "->"

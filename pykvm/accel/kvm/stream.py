@@ -59,6 +59,11 @@ class KvmStream:
         self._windows.append((buffer, counter))
 
     @property
+    def has_begun(self) -> bool:
+        """There is somewhere to record."""
+        return self._sink is not None
+
+    @property
     def slots_written(self) -> int:
         """Slots of the trace written so far."""
         return int(self.data.head)

@@ -233,7 +233,9 @@ class KvmVcpu(VcpuState):
             raise KvmError("KVM_INTERRUPT", -result, f"could not deliver vector {vector:#x}")
 
     def record_event(self, kind: int, address: int, data: int, size: int) -> None:
-        """Record what is no exit of the guest's, such as an interrupt (docs/trace-format.md)."""
+        """Record what is no exit of the guest's, such as an interrupt (docs/trace-format.md); nothing before a run."""
+        if not self.stream.has_begun:
+            return
         if lib.pykvm_record_event(self.loop, kind, address, data, size) < 0:
             self.stream.advance()
             lib.pykvm_record_event(self.loop, kind, address, data, size)
