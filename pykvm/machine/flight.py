@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from pykvm.errors import ConfigurationError
+from pykvm.trace.layout import SLOT_BYTES, first_of
 from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
 
 TYPE_CHECKING = False
@@ -47,6 +48,7 @@ class FlightRecorder:
         self._started_tsc = 0
         self._live: Decoder | None = None
         self._decoded = 0
+        self._answered: dict[int, int] = {}
 
     def forbid_changes(self, message: str) -> None:
         """Check that no run has begun: the description is fixed from then on.
@@ -98,13 +100,23 @@ class FlightRecorder:
             self._live, _ = self._decode_from(-1)
             self._decoded = self._stream.slots_written
 
-    def unseen(self) -> list[TraceRecord]:
-        """Return the records since the last call."""
+    def unseen(self, vcpu: int | None = None) -> list[TraceRecord]:
+        """Return the records since the last call.
+
+        Args:
+            vcpu: index of the vCPU of several that has no access to be answered now. A record of another one, since
+                that called this, may lack its answer: it comes later, with those after it. None: there is no such.
+        """
         assert self._recorder is not None
         assert self._live is not None
-        end = self._stream.slots_written
-        first, self._decoded = self._decoded, end
-        return list(self._live.decode(first, self._recorder.slots(first, end)))
+        first, end = self._decoded, self._stream.slots_written
+        slots = self._recorder.slots(first, end)
+        if vcpu is not None:
+            self._answered[vcpu] = end
+            end = first_of(slots, first, self._answered)
+            slots = slots[: (end - first) * SLOT_BYTES]
+        self._decoded = end
+        return list(self._live.decode(first, slots))
 
     def leave(self) -> None:
         """End what `follow` began: more may be recorded than is kept."""

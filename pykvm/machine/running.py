@@ -175,7 +175,7 @@ class Runner:
                     outcome = None if isinstance(exit, Access) else self._conclude(vcpu, exit)
                 except KvmError as error:
                     outcome = Outcome(Reason.GAVE_UP, detail=str(error))
-                seen.extend(self._flight.unseen())
+                seen.extend(self._flight.unseen(vcpu.index))
                 if outcome is not None:
                     found.append(outcome)
                     break
@@ -197,6 +197,7 @@ class Runner:
         yield from seen
         if threads.failure is not None:
             raise threads.failure
+        yield from self._flight.unseen()
         self.outcome = found[0]
 
     def steps(self, timeout_s: float | None) -> Iterator[Exit]:

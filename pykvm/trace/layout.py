@@ -6,6 +6,7 @@ The records are written by the exit loop in C; a test compares this layout with 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 __all__ = [
     "FLAG_FAST",
@@ -18,6 +19,7 @@ __all__ = [
     "NO_CODE",
     "SLOT_BYTES",
     "VERSION",
+    "first_of",
 ]
 
 MAGIC = b"pykvmtrc"
@@ -29,6 +31,7 @@ nanoseconds of CLOCK_REALTIME, reserved."""
 SLOTS_WRITTEN_OFFSET = 16
 
 RECORD = struct.Struct("<QQQQIIHBBBBBx")
+KIND_INDEX, VCPU_INDEX = 7, 11
 SLOT_BYTES = 48
 KIND_CODE = 255
 KIND_INTERRUPT = 254
@@ -71,3 +74,24 @@ KIND_NAMES = {
     KIND_INTERRUPT: "interrupt",
     KIND_LINE: "interrupt line",
 }
+
+
+def first_of(slots: bytes, first: int, ends: Mapping[int, int]) -> int:
+    """Return the number of the first record in `slots` that is not before its vCPU's end, or of the slot after them.
+
+    Args:
+        slots: whole slots; the second of a code window only after its first.
+        first: number of the first of them.
+        ends: number of a slot for each vCPU; 0 for those that are not in it.
+    """
+    at = 0
+    while at < len(slots):
+        record = RECORD.unpack_from(slots, at)
+        if record[KIND_INDEX] == KIND_CODE:
+            at += 2 * SLOT_BYTES
+            continue
+        number = first + at // SLOT_BYTES
+        if number >= ends.get(record[VCPU_INDEX], 0):
+            return number
+        at += SLOT_BYTES
+    return first + len(slots) // SLOT_BYTES
