@@ -39,7 +39,7 @@ class Com1:
 
     def puts(self, text: str) -> list[str]:
         """Return the trace of com1_puts."""
-        lines = ((f"in: com1.LSR -> 60", f"out: com1.THR <- {ord(character):02x}") for character in text)
+        lines = (("in: com1.LSR -> 60", f"out: com1.THR <- {ord(character):02x}") for character in text)
         return [line for lsr, thr in lines for line in (f"{self._lsr_in:x} {lsr}", f"{self._thr_out:x} {thr}")]
 
 
@@ -136,7 +136,12 @@ def told_the_time() -> list[str]:
     trace = [*com1.init(), *rtc_read("A", 0x0A, 0x26), *rtc_read("CENTURY", 0x32, 0x20), *rtc_read("YEAR", 9, 0)]
     trace += [*rtc_read("MONTH", 8, 1), *rtc_read("DATE", 7, 1), *rtc_read("HOURS", 4, 0), *rtc_read("MINUTES", 2, 0)]
     trace += [*rtc_read("SECONDS", 0, 0), *com1.puts("2000-01-01 00:00:00\n"), *pic_init(0x7C4D)]
-    trace += ["7c71 out: rtc.INDEX <- 0a", "7c75 out: rtc.A <- 26", "7c79 out: rtc.INDEX <- 0b", "7c7d out: rtc.B <- 42"]
+    trace += [
+        "7c71 out: rtc.INDEX <- 0a",
+        "7c75 out: rtc.A <- 26",
+        "7c79 out: rtc.INDEX <- 0b",
+        "7c7d out: rtc.B <- 42",
+    ]
     trace += [*rtc_read("C", 0x0C, 0), "7c86 out: pic2.OCW1 <- fe", "7c8a out: pic1.OCW1 <- fb"]
     for _ in range(8):
         trace += [*woken(0x7C8D, 8), *rtc_read("C", 0x0C, 0xC0)]
@@ -248,7 +253,9 @@ EXPECTED = {
     "hello32": Expected(
         polled("Hello from 32-bit protected mode!\n", 0x100019, 0x100010), b"Hello from 32-bit protected mode!\n"
     ),
-    "hello64": Expected(polled("Hello from 64-bit long mode!\n", 0x10001B, 0x100012), b"Hello from 64-bit long mode!\n"),
+    "hello64": Expected(
+        polled("Hello from 64-bit long mode!\n", 0x10001B, 0x100012), b"Hello from 64-bit long mode!\n"
+    ),
     "echo": Expected(echoed("hi\xff\0"), b"hi\xff\0", sent=b"hi\xff\0q"),
     "irqecho": Expected(echoed_by_interrupts("hi\xff\0"), b"hi\xff\0", sent=b"hi\xff\0q"),
     "exitcode": Expected(["7c02 out: exit.CODE <- 2a"], reason=Reason.EXITED, status=42),
@@ -272,9 +279,7 @@ EXPECTED = {
     "screen": Expected(cursor_moved(), screen="\n".join(f"This is line {n:02}" for n in range(7, 31))),
     "smp": Expected(counted(2), b"2 processors counted to 2000\n", reason=Reason.EXITED, options={"cpus": 2}),
     "poweroff": Expected(["7c06 out: acpi_pm.PM1_CNT <- 2000"], reason=Reason.POWERED_OFF),
-    "reset": Expected(
-        ["7c05 out: pci.RST_CNT <- 02", "7c08 out: pci.RST_CNT <- 06"], reason=Reason.RESET, status=72
-    ),
+    "reset": Expected(["7c05 out: pci.RST_CNT <- 02", "7c08 out: pci.RST_CNT <- 06"], reason=Reason.RESET, status=72),
 }
 
 

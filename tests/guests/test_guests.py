@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pykvm import Machine, Outcome, Reason, Register
+from pykvm import Machine, Outcome, Reason
 from pykvm.devices.pci import PciBus
 from pykvm.devices.pci_function import PciFunction, config_header
 from pykvm.trace.record import TraceRecord
@@ -179,7 +179,7 @@ class Card(PciFunction):
     """A function that does nothing."""
 
     name = "card"
-    registers: tuple[Register, ...] = config_header(0x1234, 0xABCD, 0x0C0330)
+    registers = config_header(0x1234, 0xABCD, 0x0C0330)
 
 
 def test_every_function_is_listed(guests: Path) -> None:

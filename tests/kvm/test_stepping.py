@@ -15,7 +15,8 @@ from pykvm.bus import Dispatch
 from pykvm.model.exits import DebugExit, EmulationFailure, Exit, Halt, Interrupted, LimitReached, Shutdown
 from pykvm.model.image import StartMode
 from pykvm.trace.record import TraceRecord
-from tests.support import DEADLINE_S, GUEST_MODES, LOAD, code_machine
+from tests.guests.expected import EXPECTED, boot
+from tests.support import DEADLINE_S, LOAD, code_machine, summary
 
 pytestmark = pytest.mark.kvm
 
@@ -159,16 +160,16 @@ def test_the_instruction_in_the_shadow_of_another_may_be_part_of_its_step(code: 
         assert step(machine) == Halt()
 
 
-ENDS = {"crash": Shutdown, "dice": Interrupted, "exitcode": Interrupted}
+ENDS = dict.fromkeys(("dice", "exitcode", "poweroff", "reset"), Interrupted) | {"crash": Shutdown}
+WAITING = {"irqecho", "keyboard", "rtc", "ticks", "ticks32", "ticks64"}
+"""Guests that halt until an interrupt comes."""
 
 
-@pytest.mark.parametrize("name", sorted(set(GUEST_MODES) - {"spin"}))
+@pytest.mark.parametrize("name", sorted(set(EXPECTED) - WAITING - {"smp"}))
 def test_a_stepped_guest_has_the_trace_of_a_free_one(guests: Path, name: str) -> None:
-    image, mode = guests / f"{name}.bin", GUEST_MODES[name]
     found = []
     for is_stepped in (False, True):
-        with Machine.boot(image, mode=mode) as machine:
-            machine.serial.send(b"abq")
+        with boot(guests, name) as machine:
             if is_stepped:
                 with stepping(machine):
                     assert isinstance(run_by_steps(machine), ENDS.get(name, Halt))
@@ -178,6 +179,14 @@ def test_a_stepped_guest_has_the_trace_of_a_free_one(guests: Path, name: str) ->
     free, stepped = found
     assert stepped == free
     assert free
+
+
+@pytest.mark.parametrize("name", sorted(WAITING))
+def test_a_stepped_guest_takes_its_interrupts(guests: Path, name: str) -> None:
+    with boot(guests, name) as machine:
+        for _ in machine.steps(DEADLINE_S):
+            pass
+        assert [summary(record) for record in records(machine)] == EXPECTED[name].trace
 
 
 def test_the_guest_that_never_exits_leaves_no_records(guests: Path) -> None:

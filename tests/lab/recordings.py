@@ -6,23 +6,17 @@ import json
 import sys
 from pathlib import Path
 
-from pykvm import Machine
-from tests.support import DEADLINE_S, GUEST_MODES
+from tests.guests.expected import EXPECTED, boot
+from tests.support import DEADLINE_S
 
 WAYS = ("fast", "stepwise")
-ENDLESS = {"spin"}
-"""Guests that do nothing that could be compared."""
-INPUT = b"hi\xff\0q"
 
 
 def record(guests: Path, name: str, way: str, folder: Path) -> None:
     """Run a guest with its trace in ``NAME.WAY.trace`` and its output and end in ``NAME.WAY.json``."""
     debug = bytearray()
     path = folder / f"{name}.{way}"
-    with Machine.boot(
-        guests / f"{name}.bin", mode=GUEST_MODES[name], debug=debug.extend, record=path.with_suffix(f".{way}.trace")
-    ) as machine:
-        machine.serial.send(INPUT)
+    with boot(guests, name, debug=debug.extend, record=path.with_suffix(f".{way}.trace")) as machine:
         if way == "fast":
             machine.run(DEADLINE_S)
         else:
@@ -32,6 +26,7 @@ def record(guests: Path, name: str, way: str, folder: Path) -> None:
         end = {
             "serial": machine.serial.received().hex(),
             "debug": debug.hex(),
+            "screen": machine.screen.text(),
             "reason": machine.outcome.reason.name,
             "status": machine.outcome.exit_status,
         }
@@ -40,7 +35,7 @@ def record(guests: Path, name: str, way: str, folder: Path) -> None:
 
 def main(guests: str, folder: str) -> None:
     """Record every guest of a folder of built ones."""
-    for name in sorted(set(GUEST_MODES) - ENDLESS):
+    for name in EXPECTED:
         for way in WAYS:
             record(Path(guests), name, way, Path(folder))
 

@@ -17,13 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pykvm import Access, Machine, TraceFile
+from pykvm import Access, TraceFile
 from pykvm._kvm import ffi, lib
 from pykvm.errors import TraceError
 from pykvm.trace import layout
 from pykvm.trace.record import TraceRecord
 from pykvm.trace.slot import RawRecord
 from pykvm.trace.text import line
+from tests.guests.expected import EXPECTED, boot
 from tests.support import DEADLINE_S, GUEST_MODES, code_machine, command, pykvm
 
 COUNT_FOR_EVER = bytes.fromhex("b0 00  e6 80 40 eb fb")  # mov al, 0; again: out 0x80, al; inc ax; jmp again
@@ -48,12 +49,11 @@ def assert_counts(records: list[TraceRecord]) -> None:
 
 
 @kvm
-@pytest.mark.parametrize("name", sorted(set(GUEST_MODES) - {"spin"}))
+@pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("fast", [False, True])
 def test_the_file_holds_the_live_trace(guests: Path, tmp_path: Path, name: str, fast: bool) -> None:
     path = tmp_path / "trace"
-    with Machine.boot(guests / f"{name}.bin", mode=GUEST_MODES[name], record=path) as machine:
-        machine.serial.send(b"hiq")
+    with boot(guests, name, record=path) as machine:
         if fast:
             machine.run(DEADLINE_S)
             live = machine.last_records(10**6)
