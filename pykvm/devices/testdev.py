@@ -20,7 +20,7 @@ MEMORY_BYTES = 0x10000
 
 
 class PcTestLatch(Device):
-    """Test latch: ports 0xE0 to 0xE3, which keep what is written, whole or in parts, and 0xE4, which has a page mapped anew.
+    """Test latch: ports 0xE0 to 0xE3, which keep what is written, and 0xE4, which has a page mapped anew.
 
     Differs from QEMU: mapping a page anew does nothing. There it drops the host's mapping, so that KVM must find the
     page again; what the guest sees is the same.
@@ -88,7 +88,7 @@ def _nobody(number: int, level: bool) -> None:
 
 
 class PcTestIrqLines(Device):
-    """Test interrupts: ports 0x2000 to 0x2017; a byte written drives the interrupt line of that number, high unless it is 0.
+    """Test interrupts: ports 0x2000 to 0x2017; a byte drives the interrupt line of that number, high unless it is 0.
 
     Args:
         name: short name in traces.

@@ -19,6 +19,7 @@ class Threads:
         vcpus: whom they serve.
         lock: held by a thread while it does not run its guest.
         serve: called with the lock held; returns soon after `is_ending` has become true and the vCPU was kicked.
+        kick: brings all vCPUs of the machine out of the guest, those of other threads too.
 
     Attributes:
         is_ending: they are to come back.
@@ -26,13 +27,18 @@ class Threads:
     """
 
     def __init__(
-        self, vcpus: Sequence[KvmVcpu], lock: _thread.LockType, serve: Callable[[KvmVcpu, Threads], object]
+        self,
+        vcpus: Sequence[KvmVcpu],
+        lock: _thread.LockType,
+        serve: Callable[[KvmVcpu, Threads], object],
+        kick: Callable[[], object],
     ) -> None:
         self.is_ending = False
         self.failure: BaseException | None = None
         self._vcpus = vcpus
         self._lock = lock
         self._serve = serve
+        self._kick = kick
         self._done: list[_thread.LockType] = []
 
     def start(self) -> None:
@@ -56,8 +62,7 @@ class Threads:
     def end(self) -> None:
         """Have them come back."""
         self.is_ending = True
-        for vcpu in self._vcpus:
-            vcpu.kick()
+        self._kick()
 
     def join(self) -> None:
         """End them and wait until all are back; the lock must not be held."""

@@ -124,7 +124,7 @@ class Runner:
                     found.append(outcome)
                     break
 
-        others = Threads(self._vcpus[1:], self._lock, serve)
+        others = Threads(self._vcpus[1:], self._lock, serve, self._kick)
         others.start()
         try:
             with self._lock:
@@ -184,11 +184,13 @@ class Runner:
                 is_read.release()
                 self._lock.acquire()
 
-        threads = Threads(self._vcpus, self._lock, serve)
+        threads = Threads(self._vcpus, self._lock, serve, self._kick)
         threads.start()
         try:
             while not threads.is_ending:
                 time.sleep(READ_EVERY_S)
+                if self._is_late():
+                    self._kick()  # the deadline's signal comes to this thread, which runs no vCPU
                 with is_read:
                     while seen:
                         yield seen.popleft()
@@ -305,13 +307,16 @@ class Runner:
                 return None
         return outcome_of(exit)
 
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
     def _interrupted(self, vcpu: KvmVcpu, exit: Exit) -> Outcome | None:
         if self._idle is not None:
             self._idle.look(vcpu)
         self._tick()
         if self._stop is not None:
             return self._stop
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._is_late():
             return Outcome(Reason.TIMED_OUT, exit)
         if isinstance(exit, LimitReached) and self._limit is not None and self._vm.stream.records >= self._limit:
             return outcome_of(exit)
@@ -326,7 +331,7 @@ class Runner:
         self._tick()
         if self._stop is not None:
             return self._stop
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._is_late():
             return Outcome(Reason.TIMED_OUT, exit)
         if self._interrupts.is_asking:
             self._halted.exit = None
