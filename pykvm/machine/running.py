@@ -254,7 +254,7 @@ class Runner:
         if self._watch is not None:
             self._watch.start()
         if self._idle is not None:
-            self._idle.start(self._vcpus[0])
+            self._idle.look(self._vcpus[0])
         self._run_soon()
         try:
             yield
