@@ -35,7 +35,7 @@ class Keyboard:
         """Press the keys that a terminal sent as `data`, all of which came at once; from any thread."""
 
         def press() -> None:
-            keyboard = self._machine.keyboard
+            keyboard = self._machine.keyboard  # made here, or the guest could make another one at the same time
             keyboard.feed_terminal(data)
             keyboard.flush_terminal()
 

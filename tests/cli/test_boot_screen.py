@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pykvm.cli.display import Keyboard
 from tests.emulator import Emulator
-from tests.support import clean_environment, command, pykvm
+from tests.support import DEADLINE_S, clean_environment, code_machine, command, pykvm
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.kvm
@@ -140,3 +141,14 @@ def test_a_trace_can_go_elsewhere_meanwhile(image: Path, tmp_path: Path) -> None
         assert Emulator().feed(terminal.screen).text() == "Hi"
     os.close(fd)
     assert "com1.THR <- 0x53 'S'" in (tmp_path / "trace").read_text()
+
+
+def test_a_key_makes_no_device_on_the_thread_that_brings_it() -> None:
+    """The guest may be just reaching for the keyboard: there would be two of them."""
+    with code_machine("f4") as machine:
+        place = next(mapping.attachment for mapping in machine.bus.mappings if mapping.attachment.name == "i8042")
+        Keyboard(machine).send(b"a")
+        assert place.made is None
+        machine.run(DEADLINE_S)
+        assert place.made is machine.device("i8042")
+        assert machine.keyboard.next_code() is not None

@@ -80,6 +80,15 @@ def test_virtual_time_passes_at_once_while_the_guest_halts() -> None:
         assert 50e6 <= machine.clock.now_ns() < 60e6  # five ticks of 10 ms
 
 
+def test_no_virtual_time_passes_while_the_host_is_busy() -> None:
+    with code_machine("e4 80 f4", clock="virtual") as machine:
+        machine.device("pit")  # its timer could be skipped to
+        for _ in range(2):
+            machine.call_soon(lambda: time.sleep(0.05))
+        machine.run(DEADLINE_S)
+        assert machine.clock.now_ns() < 10_000
+
+
 def test_real_time_passes_while_the_guest_halts() -> None:
     started = time.monotonic()
     with code_machine(tick_guest()) as machine:

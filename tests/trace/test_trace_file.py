@@ -322,3 +322,13 @@ def test_the_numbers_are_the_compilers() -> None:
     kinds = (layout.KIND_PIO, layout.KIND_DEBUG, layout.KIND_HLT, layout.KIND_MMIO, layout.KIND_SHUTDOWN)
     reasons = (lib.KVM_EXIT_IO, lib.KVM_EXIT_DEBUG, lib.KVM_EXIT_HLT, lib.KVM_EXIT_MMIO, lib.KVM_EXIT_SHUTDOWN)
     assert (*kinds, layout.KIND_INTERNAL_ERROR) == (*reasons, lib.KVM_EXIT_INTERNAL_ERROR)
+
+
+def test_what_a_vcpu_has_not_completed_is_held_back_with_all_after_it() -> None:
+    def slot(number: int, vcpu: int, kind: int = layout.KIND_PIO) -> bytes:
+        return layout.RECORD.pack(0, 0, 0, 0, number, 0, 0, kind, 1, 0, 0, vcpu)
+
+    code = slot(11, 1, layout.KIND_CODE) + bytes([0xFF]) * layout.SLOT_BYTES
+    slots = slot(10, 0) + code + slot(13, 1) + slot(14, 0)
+    for ends, first in (({0: 15}, 13), ({0: 15, 1: 13}, 13), ({0: 15, 1: 14}, 15), ({0: 14, 1: 15}, 14), ({}, 10)):
+        assert layout.first_of(slots, 10, ends) == first
