@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Attachment", "Bus", "Dispatch", "FastPorts", "FastRange", "Mapping", "float_high"]
 
+_making = _thread.RLock()
+"""A guest and its user's other threads may need a device at the same time, which may need another one."""
 SPACE_BYTES = {Space.PIO: 1 << 16, Space.MMIO: 1 << 52}
 MAX_REMEMBERED = 1 << 14
 
@@ -45,7 +48,9 @@ class Attachment:
     def device(self) -> BusDevice:
         """The device, made now if need be."""
         if self.made is None:
-            self.made = self._make()
+            with _making:
+                if self.made is None:
+                    self.made = self._make()
         return self.made
 
 

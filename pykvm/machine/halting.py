@@ -78,23 +78,29 @@ class IdleSkip:
         self._clock = clock
         self._count = count
         self._seen = -1
-        self._since_ns = 0
+        self._since_ns = self._idle_ns = 0
 
-    def look(self, vcpu: KvmVcpu) -> None:
-        """Skip to the next timer if the guest has run for a while without an access; look again later.
-
-        Between two looks with the same count this thread has done nothing but run the guest, so its processor time is
-        the guest's: neither a busy host nor a slow device makes a guest idle.
-        """
-        count, now_ns = self._count(), time.thread_time_ns()
+    def stopped(self) -> None:
+        """The guest is interrupted: skip to the next timer if it has run for a while without an access."""
+        count = self._count()
         if count != self._seen:
-            self._seen, self._since_ns = count, now_ns
-        elif now_ns - self._since_ns >= IDLE_NS:
-            when = self._clock.next_ns()
-            if when is not None:
-                self._clock.skip_to(when)
-            self._since_ns = now_ns
+            self._seen, self._idle_ns = count, 0
+            return
+        self._idle_ns += time.thread_time_ns() - self._since_ns
+        when = self._clock.next_ns()
+        if self._idle_ns >= IDLE_NS and when is not None:
+            self._clock.skip_to(when)
+            self._idle_ns = 0
+
+    def goes_on(self, vcpu: KvmVcpu) -> None:
+        """The guest goes on: from now on the processor time of this thread is its, and none the host's."""
+        self._since_ns = time.thread_time_ns()
         vcpu.set_alarm(LOOK_IDLE_NS)
+
+    def start(self, vcpu: KvmVcpu) -> None:
+        """Begin a run: the host has yet much to do before the guest goes on."""
+        self._seen = -1
+        self.goes_on(vcpu)
 
 
 class HaltWatch:

@@ -254,7 +254,7 @@ class Runner:
         if self._watch is not None:
             self._watch.start()
         if self._idle is not None:
-            self._idle.look(self._vcpus[0])
+            self._idle.start(self._vcpus[0])
         self._run_soon()
         try:
             yield
@@ -312,8 +312,10 @@ class Runner:
 
     def _interrupted(self, vcpu: KvmVcpu, exit: Exit) -> Outcome | None:
         if self._idle is not None:
-            self._idle.look(vcpu)
+            self._idle.stopped()
         self._tick()
+        if self._idle is not None:
+            self._idle.goes_on(vcpu)
         if self._stop is not None:
             return self._stop
         if self._is_late():

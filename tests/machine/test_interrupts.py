@@ -35,7 +35,7 @@ def test_the_timer_interrupts_a_guest_however_it_waits(wait: str, clock: str) ->
     with code_machine(tick_guest(WAITS[wait]), clock=clock) as machine:
         assert machine.run(DEADLINE_S).reason is Reason.HALTED
         records = machine.last_records(1 << 13)
-        assert machine.vcpu.registers().rcx == TICKS
+        assert machine.vcpu.registers().rcx >= TICKS  # one more may come before it no longer takes any
     found = taken(records)
     assert {(each.vector, each.line) for each in found} == {(VECTOR, 0)}
     assert all(0 <= each.latency_s < DEADLINE_S for each in found)
