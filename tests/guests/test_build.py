@@ -52,7 +52,7 @@ def test_the_table_of_modes_names_every_source() -> None:
     assert sorted(modes()) == sorted(source.stem for source in GUESTS.glob("*.S"))
 
 
-@pytest.mark.parametrize("guest", ["dice", "hello"])
+@pytest.mark.parametrize("guest", ["dice", "hello", "ticks"])
 def test_a_committed_guest_is_what_its_source_gives(tmp_path: Path, guest: str) -> None:
     rebuilt = tmp_path / f"{guest}.bin"
     done = make(f"OUT={tmp_path}", str(rebuilt))
