@@ -81,7 +81,7 @@ def test_the_commands_work_in_order(checkout: Path) -> None:
 @pytest.mark.kvm
 def test_the_trace_is_the_one_shown(checkout: Path) -> None:
     """But for the times: of the lines, and of an interrupt until it was taken."""
-    shown = [lines_of_trace(block) for block in re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
+    shown = [lines_of_trace(block) for block in re.split(r"^```\w*$", README, flags=re.MULTILINE)[1::2]]
     traces = [command for command in COMMANDS if command.endswith("--trace")]
     for command, lines in zip(traces, [lines for lines in shown if lines], strict=True):
         printed = lines_of_trace(run(command, checkout).stderr)
