@@ -163,7 +163,7 @@ static void pykvm_record_exit(struct pykvm_loop *loop)
 static int64_t hold(struct pykvm_loop *loop, int64_t key)
 {
     if (loop->posted <= loop->replayed) return key;
-    loop->held = key;
+    if (key != PYKVM_INTERRUPT) loop->held = key;   /* a replayed write may take back what it asks for */
     return PYKVM_REPLAY;
 }
 
@@ -218,7 +218,7 @@ static int64_t run_guest(struct pykvm_loop *loop)
 {
     struct kvm_run *run = loop->run;
     struct pykvm_stream *stream = loop->stream;
-    uint64_t valid, room = SLOTS_PER_ACCESS * (1 + stream->shared);
+    uint64_t valid, room = room_for_all(stream);
     for (;;) {
         if (stream->head + room > stream->limit) return PYKVM_FULL;
         if (stream->records >= stream->stop_at) return PYKVM_BUDGET;
@@ -350,14 +350,12 @@ static int pykvm_alarm(struct pykvm_loop *loop, uint64_t nanoseconds)
     return set_timer(&loop->alarm, &loop->alarm_owner, nanoseconds ? gettid() : loop->alarm_owner, nanoseconds, 0);
 }
 
-/* After PYKVM_INTERRUPT: have the guest take the interrupt `vector` next, and record that; `line` is where it came
- * from, `waited` for how many ticks of the time-stamp counter. 0 or -errno. */
-static int pykvm_interrupt(struct pykvm_loop *loop, uint32_t vector, uint8_t line, uint64_t waited)
+/* After PYKVM_INTERRUPT: have the guest take the interrupt `vector` next. 0 or -errno. */
+static int pykvm_interrupt(struct pykvm_loop *loop, uint32_t vector)
 {
     struct kvm_interrupt request = { .irq = vector };
     if (ioctl(loop->fd, KVM_INTERRUPT, &request)) return -errno;
     loop->run->ready_for_interrupt_injection = 0;
-    pykvm_record_event(loop, PYKVM_RECORD_INTERRUPT, vector, waited, line);
     return 0;
 }
 

@@ -189,13 +189,19 @@ static struct pykvm_record *record(struct pykvm_loop *loop, uint8_t kind, uint64
     return entry;
 }
 
+/* Slots that must be free before a vCPU goes on: each may write one record before it looks again. */
+static uint64_t room_for_all(const struct pykvm_stream *stream)
+{
+    return SLOTS_PER_ACCESS * (stream->shared ? stream->shared : 1);
+}
+
 /* Record what is no exit of the guest's. Returns 0, or -1 if the window is full. */
 static int pykvm_record_event(struct pykvm_loop *loop, uint8_t kind, uint64_t address, uint64_t data, uint8_t size)
 {
     struct pykvm_stream *stream = loop->stream;
     int result = -1;
     pykvm_lock(stream);
-    if (stream->head < stream->limit) {
+    if (stream->head + room_for_all(stream) < stream->limit) {
         loop->code = NO_CODE;
         loop->code_generation = 0;
         record(loop, kind, address, data, size, 0);

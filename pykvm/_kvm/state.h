@@ -32,7 +32,7 @@ struct seen_code { uint64_t rip, cr3, slot; const uint8_t *at[2]; uint16_t cs; u
 /* The trace of a VM: its vCPUs write their records into one window. */
 struct pykvm_stream {
     uint64_t head, records, stop_at, limit;
-    int shared;                     /* several vCPUs: writing takes the lock */
+    int shared;                     /* number of vCPUs if there are several: writing takes the lock */
     /* ---- not seen by Python */
     _Atomic int lock;
     struct pykvm_record *window;

@@ -147,7 +147,7 @@ def _run(machine: Machine, arguments: argparse.Namespace, display: Display | Non
         outcome = Outcome(Reason.INTERRUPTED)
     except OutputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a device may raise that, too
         if display:
             display.end()
         return _device_failed(machine, error, time.monotonic() - started, arguments.quiet)
@@ -158,7 +158,7 @@ def _run(machine: Machine, arguments: argparse.Namespace, display: Display | Non
     return outcome
 
 
-def _device_failed(machine: Machine, error: Exception, elapsed_s: float, quiet: bool) -> Outcome:
+def _device_failed(machine: Machine, error: BaseException, elapsed_s: float, quiet: bool) -> Outcome:
     """Tell of a device's exception; one that is no device's goes on."""
     from pykvm.report.device_error import find_failure
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pykvm.errors import ConfigurationError
 from pykvm.machine.pc import Part
+from pykvm.model.clock import Clock
 from pykvm.model.interrupt import InterruptLine, SharedLine
 from pykvm.trace.layout import KIND_LINE
 
@@ -18,6 +19,7 @@ __all__ = ["Interrupts", "KernelInterrupts", "SplitInterrupts", "UserInterrupts"
 
 IO_APIC = 0xFEC00000
 PIC_LINES, IO_APIC_LINES = 16, 24
+MOST_OWED_TICKS = 100
 TIMER_IRQ, TIMER_PIN = 0, 2
 """The PIT's interrupt is input 2 of a PC's I/O APIC (ACPI 6.5, 5.2.12.5 Interrupt Source Override)."""
 
@@ -113,6 +115,7 @@ class UserInterrupts(Interrupts):
 
     Args:
         vm: the VM; its vCPU 0 takes the interrupts.
+        clock: the machine's time.
 
     Attributes:
         before_use: called before the guest first reaches a controller: makes the devices that interrupt by themselves.
@@ -121,10 +124,11 @@ class UserInterrupts(Interrupts):
     kind = "user"
     lines = PIC_LINES
 
-    def __init__(self, vm: KvmVm) -> None:
+    def __init__(self, vm: KvmVm, clock: Clock) -> None:
         super().__init__()
-        self._time_stamp = vm.time_stamp
-        self._raised = [0] * IO_APIC_LINES
+        self._clock = clock
+        self._raised_ns = [0] * IO_APIC_LINES
+        self._owed_ticks = 0
         self._vcpu = vm.vcpus[0]
         self._ask = InterruptLine(self._asked)
         self._pic: PicPair | None = None
@@ -152,14 +156,38 @@ class UserInterrupts(Interrupts):
         self._vcpu.ask_interrupt(level)
 
     def _set(self, irq: int, level: bool) -> None:
+        if irq == TIMER_IRQ and self._keep_tick(level):
+            return
         if level:
-            self._raised[irq] = self._time_stamp()
+            self._raised_ns[irq] = self._clock.now_ns()
         if irq < PIC_LINES:
             self.pic.set_irq(irq, level)
 
+    def _keep_tick(self, level: bool) -> bool:
+        """Owe the guest a tick that comes before it has taken the last one: it may count time by them.
+
+        KVM's own timer does so, too, and forgets them while the interrupt is masked.
+        """
+        state = self.pic.master.state
+        if state.imr & 1:
+            self._owed_ticks = 0
+        if state.imr & 1 or not state.irr & 1:
+            if level:
+                self.pic.set_irq(TIMER_IRQ, False)  # the line may have been kept up
+            return False
+        if level:
+            self._owed_ticks = min(self._owed_ticks + 1, MOST_OWED_TICKS)
+        return True  # the line stays up until it is taken
+
     def _acknowledge(self) -> tuple[int, int, int]:
         irq, vector = self.pic.acknowledge()
-        return irq, vector, max(0, self._time_stamp() - self._raised[irq])
+        waited_ns = max(0, self._clock.now_ns() - self._raised_ns[irq])
+        if irq == TIMER_IRQ and self._owed_ticks:
+            self._owed_ticks -= 1
+            self._raised_ns[irq] = self._clock.now_ns()
+            self.pic.set_irq(TIMER_IRQ, False)
+            self.pic.set_irq(TIMER_IRQ, True)
+        return irq, vector, waited_ns
 
     @property
     def is_asking(self) -> bool:
@@ -177,11 +205,12 @@ class KernelInterrupts(Interrupts):
 
     Args:
         vm: the VM, with these controllers.
+        clock: the machine's time, which they do not need.
     """
 
     kind = "kernel"
 
-    def __init__(self, vm: KvmVm) -> None:
+    def __init__(self, vm: KvmVm, clock: Clock) -> None:
         super().__init__()
         self._vm = vm
 
@@ -200,15 +229,16 @@ class SplitInterrupts(UserInterrupts):
 
     Args:
         vm: the VM, with local APICs only.
+        clock: the machine's time.
     """
 
     kind = "split"
     lines = IO_APIC_LINES
 
-    def __init__(self, vm: KvmVm) -> None:
+    def __init__(self, vm: KvmVm, clock: Clock) -> None:
         from pykvm.devices.ioapic82093 import IoApic82093
 
-        super().__init__(vm)
+        super().__init__(vm, clock)
         self._vm = vm
         self.io_apic = IoApic82093(send=self.signal_msi, on_routes=self._route)
 
@@ -239,13 +269,13 @@ class SplitInterrupts(UserInterrupts):
         self._vm.file.signal_msi(address, data)
 
 
-_KINDS: dict[str, Callable[[KvmVm], Interrupts]] = {
+_KINDS: dict[str, Callable[[KvmVm, Clock], Interrupts]] = {
     "user": UserInterrupts,
     "split": SplitInterrupts,
     "kernel": KernelInterrupts,
 }
 
 
-def interrupts(kind: str, vm: KvmVm) -> Interrupts:
+def interrupts(kind: str, vm: KvmVm, clock: Clock) -> Interrupts:
     """Return the interrupt controllers of `kind`."""
-    return _KINDS[kind](vm)
+    return _KINDS[kind](vm, clock)

@@ -113,7 +113,7 @@ class Machine:
             self.bus = Bus()
             self.fast = FastPorts(self.vcpu)
             self.clock: Clock = RealClock() if clock == "real" else AccessClock(lambda: vm.stream.records)
-            self.interrupts = interrupts(irqchip, vm)
+            self.interrupts = interrupts(irqchip, vm, self.clock)
             self._flight = FlightRecorder(vm, lambda: selected_banks(self.bus), self._describe, record)
             self._runner = Runner(vm, Dispatch(self.bus), self.fast, self.clock, self.interrupts, self._flight)
             self.msrs = MsrMap(vm, msrs, self._flight.forbid_changes)

@@ -189,8 +189,8 @@ class Runner:
         try:
             while not threads.is_ending:
                 time.sleep(READ_EVERY_S)
-                if self._is_late():
-                    self._kick()  # the deadline's signal comes to this thread, which runs no vCPU
+                if self._is_late() or self._is_due():
+                    self._kick()  # signals of timers come to this thread, which runs no vCPU
                 with is_read:
                     while seen:
                         yield seen.popleft()
@@ -307,6 +307,10 @@ class Runner:
                 return None
         return outcome_of(exit)
 
+    def _is_due(self) -> bool:
+        when = self._clock.next_ns()
+        return when is not None and when <= self._clock.now_ns()
+
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
@@ -331,6 +335,8 @@ class Runner:
         exit = self._halted.exit
         assert exit is not None
         self._tick()
+        if self._halted.exit is None:
+            return None  # an NMI has ended it
         if self._stop is not None:
             return self._stop
         if self._is_late():

@@ -85,7 +85,7 @@ def _access_text(record: TraceRecord) -> str:
     return f"{record.name} <- {access.value:#0{2 + 2 * access.size}x}" if access.is_write else f"{record.name} -> ?"
 
 
-def find_failure(machine: Machine, error: Exception) -> DeviceFailure | None:
+def find_failure(machine: Machine, error: BaseException) -> DeviceFailure | None:
     """Return what a device of `machine` has to do with `error`; None when none has, or `error` is not about it.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pykvm.model.access import Access, Space
+from pykvm.model.clock import NS_PER_S
 from pykvm.model.exits import (
     DebugExit,
     EmulationFailure,
@@ -175,7 +176,7 @@ class Decoder:
         )
 
     def _interrupt(self, raw: RawRecord) -> InterruptTaken:
-        return InterruptTaken(raw.address, None if raw.size == layout.NO_LINE else raw.size, raw.data / self._tsc_hz)
+        return InterruptTaken(raw.address, None if raw.size == layout.NO_LINE else raw.size, raw.data / NS_PER_S)
 
     def _msr(self, index: int) -> str:
         return next((name for at, count, name in self._msrs if at <= index < at + count), "")

@@ -294,3 +294,51 @@ def test_a_level_triggered_interrupt_comes_again_until_the_device_is_silent() ->
         assert machine.vcpu.registers().rbx & 0xFFFF == 2
         ends = [r.exit for r in machine.last_records(100) if isinstance(r.exit, EndOfInterrupt)]
     assert ends == [EndOfInterrupt(LEVEL_VECTOR)] * 2
+
+
+def test_an_nmi_ends_a_halt_at_once_though_no_timer_is_due() -> None:
+    """The timer is stopped, so that nothing else wakes the host."""
+    pic = "b0 11 e6 20 b0 20 e6 21 b0 04 e6 21 b0 01 e6 21 b0 fe e6 21"
+    code = NMI_GUEST.replace("WAIT", f"{pic} b0 30 e6 43 fb f4 eb fd")  # and the timer waits for a count
+    at = 0x7C00 + len(bytes.fromhex(code.replace("HANDLER", "00 00")))
+    data = bytes.fromhex(code.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + NMI_HANDLER)
+    with code_machine(data) as machine:
+        timer = threading.Timer(0.1, machine.nmi)
+        timer.start()
+        started = machine.clock.now_ns()
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+        timer.join()
+        assert machine.clock.now_ns() - started < DEADLINE_S * 1e9 / 2
+
+
+def test_no_tick_is_lost_that_the_guest_is_late_for() -> None:
+    with code_machine("f4", clock="virtual") as machine:
+        pic = machine.device("pic1")
+        assert isinstance(machine.interrupts, UserInterrupts)
+        for port, value in ((0, 0x11), (1, VECTOR), (1, 4), (1, 1), (1, 0xFE)):
+            pic.write(port, 1, value)
+        line = machine.device("pit").irq
+        for _ in range(3):  # three ticks before the guest takes the first
+            line.set(False)
+            line.set(True)
+        for _ in range(3):
+            assert machine.interrupts.is_asking
+            assert machine.vcpu.acknowledge()[:2] == (0, VECTOR)
+            pic.write(0, 1, 0x20)
+        assert not machine.interrupts.is_asking
+
+
+def test_ticks_are_forgotten_while_they_are_masked() -> None:
+    with code_machine("f4", clock="virtual") as machine:
+        pic = machine.device("pic1")
+        assert isinstance(machine.interrupts, UserInterrupts)
+        for port, value in ((0, 0x11), (1, VECTOR), (1, 4), (1, 1), (1, 0xFF)):
+            pic.write(port, 1, value)
+        line = machine.device("pit").irq
+        for _ in range(5):
+            line.set(False)
+            line.set(True)
+        pic.write(1, 1, 0xFE)
+        assert machine.vcpu.acknowledge()[:2] == (0, VECTOR)
+        pic.write(0, 1, 0x20)
+        assert not machine.interrupts.is_asking

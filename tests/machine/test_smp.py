@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pykvm import Access, Device, Machine, Reason, Register
+from pykvm import Access, Device, Machine, Reason, Register, TraceFile
 from pykvm.errors import ConfigurationError
+from pykvm.model.clock import Timer
 from pykvm.model.image import StartMode
 from tests.support import DEADLINE_S, SLOWNESS, code_machine
 
@@ -92,8 +93,6 @@ def test_the_records_of_all_are_in_one_trace(tmp_path: Path) -> None:
 
 def test_a_trace_of_many_windows_has_every_record(tmp_path: Path) -> None:
     """A window of the file holds 20,000 records; the answers of reads are there too."""
-    from pykvm import TraceFile
-
     poll = "e4 80 3c 00 74 fa"  # in al, 0x80; until it is not 0
     path = tmp_path / "trace"
     with smp_machine(poll, poll, cpus=2, record=path) as machine:
@@ -119,6 +118,27 @@ def test_exits_of_all_end_in_time() -> None:
         assert list(machine.exits(0.1 * SLOWNESS)) == []
         assert machine.outcome is not None
         assert machine.outcome.reason is Reason.TIMED_OUT
+
+
+def test_the_clock_goes_on_while_exits_are_looked_at() -> None:
+    """A timer of the machine is due though no vCPU makes an exit."""
+    with smp_machine(SPIN, SPIN, cpus=2) as machine:
+        timer = Timer(machine.stop)
+        machine.clock.arm(timer, 1)
+        assert list(machine.exits(DEADLINE_S)) == []
+        assert machine.outcome is not None
+        assert machine.outcome.reason is Reason.STOPPED
+
+
+def test_many_vcpus_do_not_write_beyond_their_window(tmp_path: Path) -> None:
+    """All are at the end of a window at once, again and again."""
+    path = tmp_path / "trace"
+    with smp_machine(FLOOD, FLOOD, cpus=8, record=path) as machine:
+        assert machine.run(DEADLINE_S, max_exits=100_000).reason is Reason.LIMITED
+        limit = machine.vcpu.stream.data.limit
+        assert machine.vcpu.stream.data.head <= limit
+    with TraceFile(path) as trace:
+        assert sum(1 for _ in trace) >= 100_000
 
 
 class Tally(Device):

@@ -50,7 +50,7 @@ class KvmVcpu(VcpuState):
     Attributes:
         is_running: a thread is in `run`, `run_one` or `step`.
         acknowledge: called when the guest takes the interrupt that `ask_interrupt` asked for; returns its line, its
-            vector, and for how many ticks of the time-stamp counter it has waited.
+            vector, and for how many nanoseconds it has waited.
         lock: held by whoever runs Python code of the machine, and given up while the guest runs; None where there is
             one vCPU only.
     """
@@ -228,9 +228,10 @@ class KvmVcpu(VcpuState):
 
     def _interrupt(self) -> None:
         line, vector, waited = self.acknowledge()
-        result = lib.pykvm_interrupt(self._loop, vector, line, waited)
+        result = lib.pykvm_interrupt(self._loop, vector)
         if result < 0:
             raise KvmError("KVM_INTERRUPT", -result, f"could not deliver vector {vector:#x}")
+        self.record_event(lib.PYKVM_RECORD_INTERRUPT, vector, waited, line)
 
     def record_event(self, kind: int, address: int, data: int, size: int) -> None:
         """Record what is no exit of the guest's, such as an interrupt (docs/trace-format.md); nothing before a run."""

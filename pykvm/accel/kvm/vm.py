@@ -137,7 +137,7 @@ class KvmVm:
             file.close()
             raise
         self.vcpus.append(vcpu)
-        self.stream.data.shared = len(self.vcpus) > 1
+        self.stream.data.shared = len(self.vcpus) if len(self.vcpus) > 1 else 0
         return vcpu
 
     def _cpuid(self, apic_id: int, tsc_khz: int) -> list[CpuidEntry]:
