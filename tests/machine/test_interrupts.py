@@ -342,3 +342,10 @@ def test_ticks_are_forgotten_while_they_are_masked() -> None:
         assert machine.vcpu.acknowledge()[:2] == (0, VECTOR)
         pic.write(0, 1, 0x20)
         assert not machine.interrupts.is_asking
+
+
+def test_the_host_types_before_the_first_run_with_the_controllers_in_the_kernel() -> None:
+    """The line is driven; of what came before the first run there is no trace."""
+    with code_machine("f4", irqchip="kernel") as machine:
+        machine.keyboard.type("a")
+        assert machine.counts() == {}
