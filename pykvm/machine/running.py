@@ -31,6 +31,8 @@ __all__ = ["Runner"]
 
 READ_EVERY_S = 0.005
 """How often the exits of several vCPUs are looked at."""
+GUEST_NS = 250_000
+"""From one timer to the next that interrupts the guest: less, and a fast one would leave it no time to run at all."""
 
 
 def _no_such_msr(vcpu: KvmVcpu, access: MsrAccess) -> None:
@@ -77,6 +79,7 @@ class Runner:
         self._deadline: float | None = None
         self._limit: int | None = None
         self._alarm_ns: int | None = None
+        self._earliest_ns = 0
         self._is_running = False
         self._lock = _thread.allocate_lock()
         self._halted = Halted(clock, interrupts)
@@ -281,13 +284,14 @@ class Runner:
         self._vm.stream.stop_at = self._limit
         if when != self._alarm_ns:
             self._alarm_ns = when
-            self._vcpus[0].set_alarm(None if when is None else when - self._clock.now_ns())
+            self._vcpus[0].set_alarm(None if when is None else max(when, self._earliest_ns) - self._clock.now_ns())
 
     def _tick(self) -> None:
         """Do what the host wants done and what the clock says is due."""
         while self._soon:
             self._soon.popleft()()
         self._alarm_ns = None
+        self._earliest_ns = self._clock.now_ns() + GUEST_NS
         self._clock.run_due()
         self._clock_changed()
 
