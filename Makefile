@@ -7,11 +7,12 @@ ARGS ?=
 
 SOURCES := pyproject.toml setup.py $(shell find pykvm -name '*.py' -o -name '*.c' -o -name '*.h' -o -name '*.cdef')
 
-.PHONY: help hello test test-stock test-lab shell-stock lint format check bench guests clean
+.PHONY: help hello test test-hostile test-stock test-lab shell-stock lint format check bench guests clean
 
 help:
 	@echo 'make hello        install into .venv and boot guests/hello.bin'
 	@echo 'make test         install into .venv and run the tests; ARGS="..." goes to pytest'
+	@echo 'make test-hostile a million random accesses at every device; PYKVM_HOSTILE_SEED=N for others'
 	@echo 'make test-stock   run the tests that run guests on a stock KVM, in the lab; ARGS="..." goes to pytest'
 	@echo 'make test-lab     test the lab, and compare what guests do here and in it'
 	@echo 'make shell-stock  a shell in the lab, with pykvm'
@@ -27,6 +28,9 @@ hello: $(VENV)/installed
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest $(ARGS)
+
+test-hostile: $(VENV)/test-installed
+	PYKVM_HOSTILE_ACCESSES=1000000 $(BIN)/python -m pytest -s tests/machine/test_hostile_guest.py $(ARGS)
 
 # The tests that run guests, in the lab. One process and no plugins: pytest alone takes seconds to start there.
 STOCK_TESTS := tests/kvm tests/machine tests/guests tests/trace tests/cli tests/test_readme.py

@@ -1,0 +1,61 @@
+"""A guest at its worst: random accesses of all sizes at every device, with interrupts, for as long as one likes."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+from pykvm import Reason
+from pykvm.bus import MAX_REMEMBERED
+from pykvm.machine.serial import KEPT_BYTES
+from tests.machine.hostile_guest import PIECE, Hostile, hostile
+
+pytestmark = pytest.mark.kvm
+
+ACCESSES = int(os.environ.get("PYKVM_HOSTILE_ACCESSES", "50000"))
+"""By all configurations together; `make test-hostile` asks for a million."""
+SEED = int(os.environ.get("PYKVM_HOSTILE_SEED", "1"))
+CONFIGURATIONS = [("user", "real"), ("user", "virtual"), ("split", "real"), ("kernel", "real")]
+GROWTH_KIB = 8 << 10
+"""What a run may add to this process after its first half: a serial port keeps a MiB or two, handlers are remembered."""
+
+
+def resident_kib() -> int:
+    gc.collect()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+def descriptors_and_threads() -> tuple[int, int]:
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+
+def run(guest: Hostile, accesses: int) -> None:
+    """Run whole pieces up to `accesses` in all; each ends by itself or by its exits."""
+    while guest.accesses < accesses:
+        outcome = guest.run_piece()
+        assert outcome.reason in (Reason.STOPPED, Reason.LIMITED), (outcome, guest.machine.last_records(5))
+
+
+@pytest.mark.parametrize(("irqchip", "clock"), CONFIGURATIONS)
+def test_nothing_a_guest_does_raises_hangs_or_grows(irqchip: str, clock: str) -> None:
+    wanted = max(ACCESSES // len(CONFIGURATIONS), 2 * PIECE)
+    seed = SEED + CONFIGURATIONS.index((irqchip, clock))
+    print(f"seed {seed}, {wanted} accesses")
+    guest = hostile(seed, irqchip=irqchip, clock=clock, ports=("com2", "com3", "com4"))
+    with guest.machine as machine:
+        run(guest, wanted // 2)
+        resident, held = resident_kib(), descriptors_and_threads()
+        run(guest, wanted)
+        assert resident_kib() - resident < GROWTH_KIB
+        assert descriptors_and_threads() == held
+        assert len(machine.dispatch) <= MAX_REMEMBERED  # type: ignore[arg-type]
+        assert len(machine.serial.received()) <= 2 * KEPT_BYTES
+        assert guest.outcomes[Reason.STOPPED] >= wanted // PIECE // 2
+        assert {Reason.EXITED, Reason.RESET, Reason.POWERED_OFF} <= set(guest.outcomes)
+        counts = machine.counts()
+        assert counts["interrupt" if irqchip != "kernel" else "interrupt line"] > wanted // 200
+        print(counts, {reason.name: count for reason, count in guest.outcomes.items()})
