@@ -61,6 +61,7 @@ def describe(
             "space": mappings[0].space.value,
             "address": mappings[0].base,
             "size": max(mapping.offset + mapping.size for mapping in mappings),
+            "access_bytes": attachment.device.access_bytes,
             "registers": [register.describe() for register in attachment.device.registers],
             "selected": dict(values),
         }

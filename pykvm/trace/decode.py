@@ -51,6 +51,7 @@ class DecodedDevice:
         self.space = Space(description["space"])
         self.address = int(description["address"])
         self.size = int(description["size"])
+        self._access_bytes = max(int(description.get("access_bytes", 8)), 1)
         self._windows = [(int(at), int(size)) for at, size in description.get("windows", [(0, self.size)])]
         self.registers = tuple(Register.from_description(r) for r in description.get("registers", ()))
         selecting = {r.when.register for r in self.registers if r.when}
@@ -69,7 +70,18 @@ class DecodedDevice:
         )
 
     def register(self, access: Access) -> Register | None:
-        """Return the register that `access` names now; takes note of a bank switch."""
+        """Return the register that `access` names now, in pieces the first one's; takes note of bank switches."""
+        width = self._access_bytes
+        if access.size <= width:
+            return self._reached(access)
+        named = []
+        for at in range(0, access.size, width):
+            size = min(width, access.size - at)
+            value = access.value >> 8 * at & (1 << 8 * size) - 1
+            named.append(self._reached(Access(access.space, access.address + at, size, access.is_write, value)))
+        return named[0]
+
+    def _reached(self, access: Access) -> Register | None:
         place = access.address - self.address, access.size, access.is_write
         candidates = self._candidates.get(place)
         if candidates is None:

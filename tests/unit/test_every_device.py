@@ -150,6 +150,7 @@ def test_the_trace_names_the_register_that_the_access_reaches(name: str, data: s
             "space": board.space.value,
             "address": base,
             "size": device.size,
+            "access_bytes": device.access_bytes,
             "registers": [register.describe() for register in device.registers],
         }
     )
@@ -165,6 +166,21 @@ def test_the_trace_names_the_register_that_the_access_reaches(name: str, data: s
         if reached is not None:
             assert named is not None
             assert named.name == reached.name
+
+
+def test_an_access_in_pieces_moves_the_trace_as_it_moves_the_device() -> None:
+    """A word to the PIT is its count's low byte at 0x42 and a control word at 0x43; the low byte is next again."""
+    board = Board("pit")
+    registers = [register.describe() for register in board.device.registers]
+    place = {"name": "pit", "space": "pio", "address": 0x40, "size": 4, "registers": registers}
+    decoded = DecodedDevice({**place, "access_bytes": 1})
+    for size, value in ((2, 0xB6_55), (1, 0x66), (1, 0x77)):
+        reached = board.device.register_at(2, True, value & 0xFF, 1)
+        board.access(2, size, True, value)
+        named = decoded.register(Access(Space.PIO, 0x42, size, True, value))
+        assert named is not None
+        assert reached is not None
+        assert named.name == reached.name
 
 
 @pytest.mark.parametrize("name", ["pit", "rtc", "com1", "i8042", "acpi_pm"])
