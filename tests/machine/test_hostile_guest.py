@@ -10,7 +10,10 @@ import pytest
 
 from pykvm import Reason
 from pykvm.bus import MAX_REMEMBERED
+from pykvm.machine import halting
 from pykvm.machine.serial import KEPT_BYTES
+from pykvm.model.exits import InterruptTaken
+from pykvm.trace.record import TraceRecord
 from tests.machine.hostile_guest import PIECE, Hostile, hostile
 
 pytestmark = pytest.mark.kvm
@@ -20,7 +23,7 @@ ACCESSES = int(os.environ.get("PYKVM_HOSTILE_ACCESSES", "50000"))
 SEED = int(os.environ.get("PYKVM_HOSTILE_SEED", "1"))
 CONFIGURATIONS = [("user", "real"), ("user", "virtual"), ("split", "real"), ("kernel", "real")]
 GROWTH_KIB = 8 << 10
-"""What a run may add to this process after its first half: a serial port keeps a MiB or two, handlers are remembered."""
+"""What a run may add to this process after its first half: serial ports keep some, handlers are remembered."""
 
 
 def resident_kib() -> int:
@@ -59,3 +62,34 @@ def test_nothing_a_guest_does_raises_hangs_or_grows(irqchip: str, clock: str) ->
         counts = machine.counts()
         assert counts["interrupt" if irqchip != "kernel" else "interrupt line"] > wanted // 200
         print(counts, {reason.name: count for reason, count in guest.outcomes.items()})
+
+
+def what(record: TraceRecord) -> tuple[object, ...]:
+    exit = record.exit
+    taken = (exit.vector, exit.line) if isinstance(exit, InterruptTaken) else exit
+    return record.number, record.rip, taken, record.name
+
+
+@pytest.mark.parametrize("seed", range(11, 16))
+def test_with_a_virtual_clock_the_fast_tables_make_no_difference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same accesses, answers and interrupts in the same order, whether the loop in C serves some or Python all."""
+    monkeypatch.setattr(halting, "IDLE_NS", 10**11)  # this guest never waits, though the host may let it
+    runs = []
+    kept: list[TraceRecord] = []
+    for seen in (None, None, kept):
+        guest = hostile(seed, clock="virtual", ports=("com2", "com3", "com4"))
+        guest.seen = seen
+        with guest.machine as machine:
+            guest.run_piece()
+            records = machine.last_records(1 << 20) if seen is None else seen
+            states = [(name, repr(machine.device(name).state)) for name in machine.devices if name != "done"]
+            runs.append(([what(record) for record in records], states))
+            if seen is None:
+                assert any(record.is_fast for record in records)
+    last = min(len(records) for records, _ in runs)
+    assert last > PIECE // 3
+    expected, at_the_end = runs[0]
+    assert any(isinstance(taken, tuple) for _, _, taken, _ in expected[-last:])
+    for others, states in runs[1:]:
+        assert others[-last:] == expected[-last:]
+        assert states == at_the_end
