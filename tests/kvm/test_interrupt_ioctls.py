@@ -73,6 +73,7 @@ def test_messages_reach_the_local_apic(irqchip: VmFile) -> None:
         vcpu.set_lapic(lapic)
         assert irqchip.signal_msi(0xFEE00000, 0x31)
         assert not irqchip.signal_msi(0xFEE00000 | 7 << 12, 0x31)  # no such vCPU
+        assert not irqchip.signal_msi(0xFEE00004, 0x131)  # the lowest priority of no vCPU, which KVM says is EPERM
 
 
 @pytest.mark.needs("KVM_CAP_IRQFD")

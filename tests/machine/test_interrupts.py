@@ -261,6 +261,17 @@ def test_a_line_that_is_not_there(irqchip: str, irq: int) -> None:
         machine.attach(Bell(), port=0x500, irq=irq)
 
 
+def test_an_interrupt_for_no_processor_goes_nowhere() -> None:
+    """The guest programs the I/O APIC for the lowest priority of none: its affair, and no failure of the machine."""
+    with code_machine("fa f4", irqchip="split") as machine:
+        io_apic = machine.device("ioapic")
+        for index, value in ((0x1B, 0), (0x1A, 0x931)):
+            io_apic.write(0, 4, index)
+            io_apic.write(0x10, 4, value)
+        machine.interrupts.drive(5, True)
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+
+
 def test_msi_needs_a_local_apic() -> None:
     with code_machine("f4") as machine, pytest.raises(ConfigurationError, match="no local APIC"):
         machine.interrupts.signal_msi(0xFEE00000, 0x40)

@@ -114,10 +114,13 @@ class VmInterrupts(KvmFile):
             data: of the message, 32 bits.
 
         Returns:
-            Whether a vCPU took it; False if the guest blocks it.
+            Whether a vCPU took it; False if the guest blocks it, or if it is for none that there is.
         """
         message = {"address_lo": address & 0xFFFFFFFF, "address_hi": address >> 32, "data": data}
-        return self._call(lib.KVM_SIGNAL_MSI, ffi.new("struct kvm_msi *", message)) > 0
+        try:
+            return self._call(lib.KVM_SIGNAL_MSI, ffi.new("struct kvm_msi *", message)) > 0
+        except PermissionError:  # KVM's -1, "nobody", on its way through the system call
+            return False
 
     @ioctl("KVM_IRQFD", "wire an eventfd to an interrupt", "KVM_CAP_IRQFD")
     def irqfd(self, fd: int, gsi: int, flags: int = 0, resamplefd: int = 0) -> None:
