@@ -174,6 +174,7 @@ static int64_t failed(struct pykvm_loop *loop)
         return PYKVM_ERROR;
     }
     atomic_store(&loop->kicked, 0);
+    loop->interruptions = atomic_load(&interruptions);   /* those up to now are reported by this */
     loop->run->immediate_exit = 0;
     if (loop->flush_armed && loop->posted <= loop->replayed) {
         loop->flush_armed = 0;

@@ -20,6 +20,7 @@ PIECE = 2500
 STORM = 64
 """Interrupts after which the guest's handler masks them all, for the guest to go on."""
 DONE_PORT = 0x5000
+INTERRUPTS_ENABLED = 1 << 9
 LAPIC, LAPIC_TPR, LAPIC_EOI, LAPIC_SVR = 0xFEE00000, 0x80, 0xB0, 0xF0
 FW_CFG_DMA_HIGH, FW_CFG_DMA_LOW = 0x514, 0x518
 IO_APIC_MODES_THAT_RESET = 0x200, 0x500
@@ -99,7 +100,7 @@ class Hostile:
         machine.load(Image("hostile", (LoadSegment(CODE, b"\xf4"),), CODE, StartMode.LONG))
         machine.attach(Done(machine), port=DONE_PORT)
         self.registers, self.system = machine.vcpu.registers(), machine.vcpu.system_registers()
-        self.registers.rflags |= 1 << 9
+        self.registers.rflags |= INTERRUPTS_ENABLED
         self.system.idt = DescriptorTable(IDT, 0xFFF)
         self.ports = [
             (mapping.address, mapping.size)
