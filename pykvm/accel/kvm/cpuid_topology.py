@@ -78,8 +78,14 @@ def _levels(leaf: int, apic_id: int, cpus: int) -> tuple[CpuidEntry, ...]:
     )
 
 
+HYPERVISOR_BIT = 1 << 31
+"""Leaf 1 ECX (AMD APM vol. 3, appendix E.3.2)."""
+
+
 def with_timing(entries: Sequence[CpuidEntry], tsc_khz: int, bus_khz: int) -> list[CpuidEntry]:
     """Return `entries` with leaf 0x40000010 of hypervisors: how fast the clocks are that a guest would have to measure.
+
+    With it, in leaf 1, the bit by which a guest knows that there is a hypervisor to ask; KVMs do not all set it.
 
     It is VMware's (its proposal of 2008-10-01 to the Linux kernel's list), and firmware and kernels look for it under
     any hypervisor whose highest leaf reaches it.
@@ -92,6 +98,8 @@ def with_timing(entries: Sequence[CpuidEntry], tsc_khz: int, bus_khz: int) -> li
     changed = [
         CpuidEntry(e.function, e.index, e.flags, max(e.eax, TIMING), e.ebx, e.ecx, e.edx)
         if e.function == HYPERVISOR
+        else CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx | HYPERVISOR_BIT, e.edx)
+        if e.function == 1
         else e
         for e in entries
         if e.function != TIMING
