@@ -33,12 +33,8 @@ POLLING = f"e4 80 83 f9 {TICKS:02x} 72 f9 fa f4 "  # in al, 0x80 instead
 HANDLER = "41 b0 2e e6 e9 " + out(0x20, 0x20) + "cf "  # inc cx; a dot to the debug console; end of interrupt; iret
 
 
-def tick_guest(wait: str = HALTING) -> bytes:
-    """Return a guest that counts ticks, printing a dot at each, and then halts for good.
-
-    One that polls is interrupted ten times as often, so that it does not poll for too long.
-    """
-    divisor = DIVISOR // 10 if wait == POLLING else DIVISOR
+def tick_guest(wait: str = HALTING, divisor: int = DIVISOR) -> bytes:
+    """Return a guest that counts ticks, printing a dot at each, and then halts for good."""
     set_up = SET_UP.replace("LOW", f"{divisor & 0xFF:02x}").replace("HIGH", f"{divisor >> 8:02x}")
     at = 0x7C00 + len(bytes.fromhex(set_up.replace("HANDLER", "00 00"))) + len(bytes.fromhex(wait))
     return bytes.fromhex(set_up.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + wait + HANDLER)
