@@ -44,6 +44,14 @@ static void arm_flush(struct pykvm_loop *loop)
     loop->flush_armed = !set_timer(&loop->flush, &loop->flush_owner, loop->tid, FLUSH_NS, FLUSH_NS);
 }
 
+/* `entry` is completed by record_answer(). */
+static void expect_answer(struct pykvm_loop *loop, struct pykvm_record *entry)
+{
+    loop->answer_entry = entry;
+    loop->answer_seq = entry->seq;
+    loop->answer_generation = loop->stream->generation;
+}
+
 /* Serve the next element of an access. Returns its key when Python must act, else -1. */
 static int64_t serve(struct pykvm_loop *loop)
 {
@@ -75,9 +83,7 @@ static int64_t serve(struct pykvm_loop *loop)
     } else {
         loop->answer = at;
     }
-    loop->answer_entry = entry;
-    loop->answer_seq = entry->seq;
-    loop->answer_generation = loop->stream->generation;
+    expect_answer(loop, entry);
     loop->outstanding = loop->element_key;
     loop->written = loop->data;
     return loop->element_key;
@@ -154,9 +160,7 @@ static void pykvm_record_exit(struct pykvm_loop *loop)
     } else {
         loop->code = find_code(loop);
     }
-    loop->answer_entry = record(loop, run->exit_reason, address, data, 0, 0);
-    loop->answer_seq = loop->answer_entry->seq;
-    loop->answer_generation = loop->stream->generation;
+    expect_answer(loop, record(loop, run->exit_reason, address, data, 0, 0));
     pykvm_unlock(loop->stream);
 }
 

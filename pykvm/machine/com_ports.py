@@ -1,4 +1,4 @@
-"""The serial ports of a PC beyond the first: each is there only when asked for, else its ports float high."""
+"""The serial ports of a PC; those beyond the first are there only when asked for, else their ports float high."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["add_serial"]
 
 
 def add_serial(machine: Machine, name: str, sink: Callable[[bytes], object] | Writer | None = None) -> SerialLine:
-    """Attach a serial port ("com2", "com3" or "com4", at its usual place) and return the host's end of it.
+    """Attach a serial port ("com1" to "com4", at its usual place) and return the host's end of it.
 
     Args:
         machine: where to attach it.
-        name: of the port: 0x2f8 with interrupt 3, 0x3e8 with 4, 0x2e8 with 3.
+        name: of the port: 0x3f8 with interrupt 4, 0x2f8 with 3, 0x3e8 with 4, 0x2e8 with 3.
         sink: takes what the guest sends, as bytes: a function, or an object with `write`.
 
     Raises:

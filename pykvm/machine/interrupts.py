@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from pykvm.errors import ConfigurationError
@@ -28,7 +29,7 @@ def _nothing() -> None:
     """There is nothing to be made."""
 
 
-class Interrupts:
+class Interrupts(ABC):
     """Base: 24 inputs, each of which several devices may drive.
 
     Attributes:
@@ -72,8 +73,9 @@ class Interrupts:
             self._shared[irq] = SharedLine(lambda level: self._set(irq, level))
         return self._shared[irq].line()
 
+    @abstractmethod
     def _set(self, irq: int, level: bool) -> None:
-        raise NotImplementedError
+        """Drive the input `irq` of the controllers."""
 
     @property
     def is_asking(self) -> bool:
@@ -85,7 +87,7 @@ class Interrupts:
         """A guest that halts with interrupts enabled can be woken."""
         return True
 
-    def end_of_interrupt(self, vector: int) -> None:
+    def end_of_interrupt(self, vector: int) -> None:  # noqa: B027 - most controllers see to it themselves
         """Take it that the guest has ended an interrupt, KVM_EXIT_IOAPIC_EOI."""
 
     def signal_msi(self, address: int, data: int) -> None:
@@ -169,9 +171,8 @@ class UserInterrupts(Interrupts):
         KVM's own timer does so, too, and forgets them while the interrupt is masked.
         """
         state = self.pic.master.state
-        if state.imr & 1:
-            self._owed_ticks = 0
         if state.imr & 1 or not state.irr & 1:
+            self._owed_ticks = 0  # whoever is owed one is asking for it; ICW1 has ended that
             if level:
                 self.pic.set_irq(TIMER_IRQ, False)  # the line may have been kept up
             return False

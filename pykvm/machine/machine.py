@@ -13,7 +13,6 @@ from pykvm.arch.x86.start import start_state, tables_bytes
 from pykvm.boot.flat import load_flat
 from pykvm.bus import Bus, Dispatch, FastPorts
 from pykvm.devices.device import Device
-from pykvm.devices.uart16550 import Uart16550
 from pykvm.errors import AddressError, ConfigurationError, ImageError
 from pykvm.machine.com_ports import add_serial
 from pykvm.machine.description import describe, selected_banks
@@ -23,9 +22,8 @@ from pykvm.machine.interrupts import UserInterrupts, interrupts
 from pykvm.machine.msrs import MsrMap
 from pykvm.machine.options import check_options
 from pykvm.machine.outcome import Outcome, Reason
-from pykvm.machine.pc import SERIAL_PORTS, Wiring, parts
+from pykvm.machine.pc import Wiring, parts
 from pykvm.machine.running import Runner
-from pykvm.machine.serial import SerialLine
 from pykvm.memory import GuestMemory
 from pykvm.model.clock import AccessClock, Clock, RealClock
 from pykvm.model.exits import Exit
@@ -119,11 +117,8 @@ class Machine:
             self.msrs = MsrMap(vm, msrs, self._flight.forbid_changes)
             self._runner.answer_msr = self.msrs.answer
             self.devices = DeviceMap(self.bus, self.fast, self.clock, self.interrupts, self.memory)
-            self.com1 = Uart16550("com1")
-            self.serial = SerialLine(self.com1, self.call_soon, serial)
-            self.com1.output = self.serial.write
-            port, irq = SERIAL_PORTS["com1"]
-            self.attach(self.com1, port=port, irq=irq)
+            self.serial = self.add_serial("com1", serial)
+            self.com1 = self.serial.uart
             for part in (*self.interrupts.parts(), *parts(self._wiring(debug), irqchip)):
                 self.devices.add(part)
             if isinstance(self.interrupts, UserInterrupts):

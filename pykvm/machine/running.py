@@ -255,13 +255,13 @@ class Runner:
         self._is_running, self._alarm_ns = True, None
         if isinstance(self._clock, RealClock):
             self._clock.resume()
-        self._clock_changed()
-        if self._watch is not None:
-            self._watch.start()
-        if self._idle is not None:
-            self._idle.start(self._vcpus[0])
-        self._run_soon()
         try:
+            self._clock_changed()
+            if self._watch is not None:
+                self._watch.start()
+            if self._idle is not None:
+                self._idle.start(self._vcpus[0])
+            self._run_soon()  # which may raise what the user's functions do
             yield
         finally:
             self._stop = None
@@ -290,8 +290,7 @@ class Runner:
 
     def _tick(self) -> None:
         """Do what the host wants done and what the clock says is due."""
-        while self._soon:
-            self._soon.popleft()()
+        self._run_soon()
         self._alarm_ns = None
         now = self._clock.now_ns()
         self._earliest_ns = min(max(self._earliest_ns, now - BURST_NS), now) + GUEST_NS

@@ -6,6 +6,7 @@ Times are integers, nanoseconds since the machine was made.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 __all__ = ["NS_PER_S", "AccessClock", "Clock", "RealClock", "Timer", "VirtualClock"]
@@ -34,7 +35,7 @@ class Timer:
         self.when_ns: int | None = None
 
 
-class Clock:
+class Clock(ABC):
     """Base of the clocks: keeps the armed timers, which are few.
 
     Attributes:
@@ -45,9 +46,9 @@ class Clock:
         self._armed: dict[Timer, int] = {}
         self.on_change: Callable[[], object] = _nobody
 
+    @abstractmethod
     def now_ns(self) -> int:
         """Return the time."""
-        raise NotImplementedError
 
     def arm(self, timer: Timer, when_ns: int) -> None:
         """Have `timer` fire at `when_ns`, instead of when it was armed for; a time in the past is as soon as can be."""

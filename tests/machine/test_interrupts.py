@@ -362,3 +362,36 @@ def test_the_host_types_before_the_first_run_with_the_controllers_in_the_kernel(
     with code_machine("f4", irqchip="kernel") as machine:
         machine.keyboard.type("a")
         assert machine.counts() == {}
+
+
+def test_ticks_before_the_guest_sets_up_its_controllers_are_owed_to_nobody() -> None:
+    """ICW1 forgets what waits (8259A data sheet, ICW1 and ICW2, a to f), and with it all that was to come."""
+    with code_machine("f4", clock="virtual") as machine:
+        pic, line = machine.device("pic1"), machine.device("pit").irq
+        assert isinstance(machine.interrupts, UserInterrupts)
+        for _ in range(5):
+            line.set(False)
+            line.set(True)
+        for port, value in ((0, 0x11), (1, VECTOR), (1, 4), (1, 1), (1, 0xFE)):
+            pic.write(port, 1, value)
+        line.set(False)
+        line.set(True)
+        assert machine.vcpu.acknowledge()[:2] == (0, VECTOR)
+        pic.write(0, 1, 0x20)
+        assert not machine.interrupts.is_asking
+
+
+def test_what_raises_before_the_first_exit_leaves_the_machine_at_rest() -> None:
+    """Its clock stands still, and the next run is as any."""
+
+    def fail() -> None:
+        raise ValueError("too soon")
+
+    with code_machine("f4") as machine:
+        machine.call_soon(fail)
+        with pytest.raises(ValueError, match="too soon"):
+            machine.run(DEADLINE_S)
+        now = machine.clock.now_ns()
+        time.sleep(0.01)
+        assert machine.clock.now_ns() == now
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED

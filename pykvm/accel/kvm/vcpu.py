@@ -83,7 +83,7 @@ class KvmVcpu(VcpuState):
         """Run the guest, answering its accesses from `dispatch`, until it stops for another reason.
 
         Returns:
-            the exit; `Interrupted` after a signal, a kick or the deadline, `LimitReached` after the budget.
+            the exit; `Interrupted` after a signal, a kick or the deadline, `LimitReached` at the stream's `stop_at`.
 
         Raises:
             KvmError: KVM could not go on.
