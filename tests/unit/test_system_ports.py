@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from pykvm.devices.system_ports import Port92
+from tests.fast import Fast
 
 
 class Port:
@@ -13,28 +14,15 @@ class Port:
     def __init__(self) -> None:
         self.resets = 0
         self.device = Port92(on_reset=self._reset)
-        self.latched: dict[int, tuple[int, int]] = {}
-        self.device.fast = self
-        self.device.attached()
+        self.fast = Fast(self.device)
 
     def _reset(self) -> None:
         self.resets += 1
 
-    def post(self, offset: int, size: int) -> None:
-        raise AssertionError("a write acts at once")
-
-    def unpost(self, offset: int) -> None:
-        """Nothing was posted."""
-
-    def latch(self, offset: int, size: int, value: int) -> None:
-        self.latched[offset] = (size, value)
-
-    def unlatch(self, offset: int) -> None:
-        self.latched.pop(offset, None)
-
     def read(self) -> int:
         value = self.device.read(0, 1)
-        assert self.latched == {0: (1, value)}, "the exit loop may answer as the device would"
+        assert not self.fast.posted, "a write acts at once"
+        assert self.fast.latched == {0: (1, value)}, "the exit loop may answer as the device would"
         return value
 
     def write(self, value: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pykvm.devices.uart16550 import FIFO_BYTES, Uart16550
+from tests.fast import Fast
 
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = 0, 1, 2, 3, 4, 5, 6, 7
 DLL, DLM, FCR = DATA, IER, IIR
@@ -13,28 +14,6 @@ LOOP, OUT2, RTS, DTR = 0x10, 8, 2, 1
 DR, OE, THRE, TEMT = 0x01, 0x02, 0x20, 0x40
 IDLE = THRE | TEMT
 RX, ETBEI = 1, 2
-
-
-class Fast:
-    """Remembers what the device lets the exit loop serve."""
-
-    def __init__(self, uart: Uart16550) -> None:
-        self.posted: dict[int, int] = {}
-        self.latched: dict[int, tuple[int, int]] = {}
-        uart.fast = self
-        uart.attached()
-
-    def post(self, offset: int, size: int) -> None:
-        self.posted[offset] = size
-
-    def unpost(self, offset: int) -> None:
-        self.posted.pop(offset, None)
-
-    def latch(self, offset: int, size: int, value: int) -> None:
-        self.latched[offset] = (size, value)
-
-    def unlatch(self, offset: int) -> None:
-        self.latched.pop(offset, None)
 
 
 @pytest.fixture
