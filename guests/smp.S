@@ -1,5 +1,5 @@
 # Protected mode: starts the other processors by INIT and SIPI. Each adds 1000 to a counter that all share, one at a
-# time, and then takes a number; the first processor prints both when all have come. Needs `--cpus`, which it asks
+# time, and then counts itself; the first processor prints both when all have come. Needs `--cpus`, which it asks
 # the firmware configuration device for.
 
         .intel_syntax noprefix

@@ -100,7 +100,7 @@ def _devices(specs: Sequence[DeviceSpec]) -> Callable[[Machine], None]:
 
 
 def _display(arguments: argparse.Namespace) -> Display | None:
-    if not arguments.screen and not arguments.screenshot:
+    if not arguments.screen and arguments.screenshot is None:
         return None
     from pykvm.cli.display import Display
 

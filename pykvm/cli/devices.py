@@ -86,7 +86,7 @@ def _list(placed: Sequence[Placed], classes: dict[str, type[Device]], palette: P
     yield from _table(rows, palette)
     if classes:
         yield ""
-        yield f"{palette.dim}To attach, with pykvm boot --device CLASS@port=P:{palette.end}"
+        yield f"{palette.dim}To attach, with pykvm boot --device CLASS@port=P or @address=A:{palette.end}"
         yield from _table([(name, _doc(cls)) for name, cls in classes.items()], palette)
 
 
@@ -196,8 +196,7 @@ def _entry(part: Part, device: Device) -> dict[str, Any]:
 
 
 def _class_entry(name: str, cls: type[Device]) -> dict[str, Any]:
-    size = max((r.offset + r.size for r in cls.registers), default=0)
-    return {"class": name, "name": cls.name, "size": size, "doc": _doc(cls)}
+    return {"class": name, "name": cls.name, "size": cls.extent(), "doc": _doc(cls)}
 
 
 def _with_registers(data: dict[str, Any], registers: Sequence[Register]) -> dict[str, Any]:

@@ -18,10 +18,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pykvm.devices.ps2 import Ps2Keyboard
+
 __all__ = ["Display", "Keyboard"]
 
 STDOUT, STDERR = 1, 2
 HELD_BYTES = 1 << 16
+MOST_EVENTS = 4  # Shift and the key, down and up
 HINT = "Ctrl-] ends the guest"
 
 
@@ -30,21 +33,28 @@ class Keyboard:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._keyboard: Ps2Keyboard | None = None
+        self._sent = self._pressed = 0
 
     def send(self, data: bytes) -> None:
-        """Press the keys that a terminal sent as `data`, all of which came at once; from any thread."""
+        """Press the keys that a terminal sends as `data`; from any thread."""
+        self._sent += len(data)
 
         def press() -> None:
-            keyboard = self._machine.keyboard  # made here, or the guest could make another one at the same time
-            keyboard.feed_terminal(data)
-            keyboard.flush_terminal()
+            self._keyboard = self._machine.keyboard  # made on the machine's thread, and never on this one
+            self._keyboard.feed_terminal(data)
+            self._pressed += len(data)
 
         self._machine.call_soon(press)
 
     @property
     def unread(self) -> int:
-        """Nothing: the keyboard itself keeps what the guest has not read yet, or drops it when there is too much."""
-        return 0
+        """Bytes on their way and key events that the guest has not read, weighed so that the backlog never fills.
+
+        A pump stops at as many as the backlog has events; a byte is up to `MOST_EVENTS` of them, a chunk many bytes.
+        """
+        waiting = len(self._keyboard.state.backlog) if self._keyboard else 0
+        return MOST_EVENTS * (self._sent - self._pressed) + 2 * waiting
 
 
 class Display:

@@ -94,8 +94,8 @@ def _cpuid(text: str) -> dict[str, bool | str]:
 
 
 def _msrs(text: str) -> range:
-    first, _, last = text.partition("-")
-    indices = range(int(first, 0), int(last or first, 0) + 1)
+    first, dash, last = text.partition("-")
+    indices = range(int(first, 0), int(last if dash else first, 0) + 1)
     if not 0 <= indices.start < indices.stop <= 1 << 32:
         raise ValueError
     return indices
@@ -208,7 +208,11 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_device(boot)
     boot.add_argument("--trace", action="store_true", help="print each access of the guest on stderr")
     boot.add_argument("--record", metavar="FILE", help="record the trace in FILE; read it with pykvm trace show")
-    boot.add_argument("--quiet", action="store_true", help="no summary on stderr; errors only")
+    boot.add_argument(
+        "--quiet",
+        action="store_true",
+        help="no summary on stderr; errors only, and the places of ports where only pykvm knows them",
+    )
     boot.set_defaults(command=_boot)
 
 

@@ -28,7 +28,7 @@ PM_TIMER_HZ = 3_579_545
 SOFT_OFF = (0, 5, 7)
 
 TMR, PWRBTN, WAK_STS = 1, 1 << 8, 1 << 15
-SCI_EN, SLP_EN, SLP_TYP_BIT, SLP_TYP = 1, 1 << 13, 10, 7 << 10
+SCI_EN, BM_RLD, SLP_EN, SLP_TYP_BIT, SLP_TYP = 1, 2, 1 << 13, 10, 7 << 10
 
 
 def _nobody() -> None:
@@ -151,7 +151,7 @@ class AcpiPm(Device):
 
     def write_PM1_CNT(self, value: int) -> None:
         """Keep the type; SLP_EN enters that state."""
-        self.state.pm1_cnt = value & (SLP_TYP | 2) | SCI_EN
+        self.state.pm1_cnt = value & (SLP_TYP | BM_RLD) | SCI_EN
         if not value & SLP_EN:
             return
         if (value & SLP_TYP) >> SLP_TYP_BIT in SOFT_OFF:
@@ -170,5 +170,5 @@ class AcpiPm(Device):
         if enabled & TMR and not status & TMR:
             ticks = self._halves() + 1 << self._half_bit
             self.clock.arm(self._timer, -(-ticks * NS_PER_S // PM_TIMER_HZ))
-        elif self._timer.when_ns is not None:
+        else:
             self.clock.disarm(self._timer)

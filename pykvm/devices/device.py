@@ -102,10 +102,16 @@ class Device:
         self.clock: Clock = VirtualClock()
         self.fast: FastAccess = _NoFastAccess()
 
+    @classmethod
+    def extent(cls) -> int:
+        """Return the bytes of address space from offset 0 on, from the declared registers and windows."""
+        ends = [r.offset + r.size for r in cls.registers] + [offset + size for offset, size in cls.windows]
+        return max(ends, default=0)
+
     @property
     def size(self) -> int:
-        """Bytes of address space, from the declared registers."""
-        return max((r.offset + r.size for r in self.registers), default=0)
+        """Bytes of address space; see `extent`."""
+        return self.extent()
 
     def attached(self) -> None:
         """Begin to work: the device has its place and its seams. Calls `refresh`."""
@@ -261,7 +267,7 @@ def _banks(layout: Layout) -> dict[Place, tuple[str, int, dict[int, Register]]]:
     for place, registers in layout.items():
         selecting = {(r.when.register.lower(), r.when.mask) for r in registers if r.when and not r.match}
         if len(selecting) == 1 and all(r.when and not r.match for r in registers):
-            banks[place] = (*selecting.pop(), {r.when.value: r for r in registers if r.when})
+            banks[place] = (*selecting.pop(), {r.when.value: r for r in reversed(registers) if r.when})
     return banks
 
 
@@ -285,6 +291,11 @@ def _lay_out(registers: tuple[Register, ...]) -> tuple[Layout, dict[str, int]]:
     return layout, writable
 
 
+def _conditions(register: Register) -> list[tuple[str, int, int]]:
+    found = [("when", register.when.mask, register.when.value)] if register.when else []
+    return found + ([("match", *register.match)] if register.match else [])
+
+
 def _check(register: Register, names: set[str]) -> None:
     where = f"register {register.name!r}"
     if not register.name.isidentifier():
@@ -298,6 +309,13 @@ def _check(register: Register, names: set[str]) -> None:
     for move in register.moves:
         if move.register not in names:
             raise DeviceError(f"{where}: moves {move.register!r}, which is not declared")
+    for what, mask, value in _conditions(register):
+        if value & ~mask:
+            raise DeviceError(f"{where}: {what} {value:#x} has bits outside its mask {mask:#x}, so it is never reached")
+    if (register.fixed | register.clears) >> 8 * register.size or register.fixed & register.clears:
+        raise DeviceError(
+            f"{where}: fixed {register.fixed:#x} and clears {register.clears:#x} leave the register or share bits"
+        )
     used = 0
     for f in register.fields:
         bits = ((1 << f.width) - 1) << f.bit if f.width > 0 and f.bit >= 0 else 0

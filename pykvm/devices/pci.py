@@ -140,6 +140,7 @@ class PciBus(Device):
         together = {n: f for n, f in self._functions.items() if n >> 3 == device}
         for each in together.values():
             each.is_multi_function = any(n & 7 for n in together)
+        function.attached()
 
     def refresh(self) -> None:
         """Give the functions their part of the state."""

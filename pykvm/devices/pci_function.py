@@ -262,9 +262,10 @@ class PciFunction(Device):
         return CONFIG_BYTES
 
     def refresh(self) -> None:
-        """Tell where the ranges are."""
-        self._seen = self.bars()
-        self.on_bars_changed(self)
+        """Tell where the ranges are, if that is new."""
+        if (now := self.bars()) != self._seen:
+            self._seen = now
+            self.on_bars_changed(self)
 
     def bars(self) -> tuple[BarRange, ...]:
         """Return where the function's ranges are now, whether it answers there or not."""
@@ -276,9 +277,8 @@ class PciFunction(Device):
 
     def _set(self, register: Register, value: int) -> None:
         super()._set(register, value)
-        if (register.name == "COMMAND" or register.name.startswith("BAR")) and (now := self.bars()) != self._seen:
-            self._seen = now
-            self.on_bars_changed(self)
+        if register.name == "COMMAND" or register.name.startswith("BAR"):
+            self.refresh()
 
     def _range(self, bar: Bar) -> BarRange:
         state, size = self.state, bar.size
@@ -289,5 +289,8 @@ class PciFunction(Device):
             return BarRange(bar.index, "io", address, size, fits and bool(state.command & COMMAND_IO))
         if bar.is_64bit:
             address |= getattr(state, f"bar{bar.index + 1}") << 32
-        fits = address > 0 and address + size < (MAX_BAR_BYTES if bar.is_64bit else 1 << 32)
+            # Its lower half is sized by itself, too.
+            fits = 0 < address < MAX_BAR_BYTES - size and not address < 1 << 32 <= address + size
+        else:
+            fits = 0 < address < (1 << 32) - size
         return BarRange(bar.index, "memory", address, size, fits and bool(state.command & COMMAND_MEMORY))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pykvm.devices.device import Device
 from pykvm.devices.pit8254 import Pit8254
-from pykvm.model.plain import record
 from pykvm.model.register import Field, Register
 
 __all__ = ["REFRESH_NS", "PortB"]
@@ -44,14 +43,6 @@ class PortB(Device):
         ),
     )
 
-    @record
-    class State:
-        """The bits that can be written."""
-
-        scpb: int = 0
-
-    state: State
-
     def __init__(self, pit: Pit8254, name: str | None = None) -> None:
         super().__init__(name)
         self._pit = pit
@@ -59,7 +50,8 @@ class PortB(Device):
     def read_SCPB(self) -> int:
         """Return what was written, the refresh toggle and OUT2 as they are now."""
         refresh = (self.clock.now_ns() // REFRESH_NS & 1) << 4
-        return self.state.scpb | refresh | (OUT2 if self._pit.out(2) else 0)
+        written: int = self.state.scpb
+        return written | refresh | (OUT2 if self._pit.out(2) else 0)
 
     def write_SCPB(self, value: int) -> None:
         """Keep the lower half; bit 0 drives GATE2."""

@@ -18,12 +18,6 @@ class DebugConsole(Device):
     registers = (Register("DATA", 0, reset=0xE9, is_text=True, doc="character to print; reads as 0xe9"),)
     access_bytes = 1
 
-    @record
-    class State:
-        """A debug console remembers nothing."""
-
-        data: int = 0xE9
-
     def refresh(self) -> None:
         """All of it can wait: nothing that the guest reads depends on a write."""
         self.fast.post(0, 1)

@@ -51,8 +51,8 @@ CRYSTAL_HZ = 32_768
 UIP_NS = 244_000
 DIVIDER_RESET = 0x60
 KIB, MIB = 1 << 10, 1 << 20
-ALARM = (1, 3, 5)
 DATA_PORT = 1
+NMI_MASK = 0x80
 
 
 def _ignore(is_masked: bool) -> None:
@@ -60,9 +60,7 @@ def _ignore(is_masked: bool) -> None:
 
 
 def _initial_cmos() -> bytearray:
-    cmos = bytearray(128)
-    cmos[A], cmos[B], cmos[D] = 0x26, 0x02, 0x80
-    return cmos
+    return bytearray(register.reset for register in REGISTERS if register.when)
 
 
 class Rtc146818(Device):
@@ -87,7 +85,6 @@ class Rtc146818(Device):
         """
 
         index: int = 0
-        nmi_masked: bool = False
         epoch: int = 0
         checked_ns: int = 0
         cmos: bytearray = field(default_factory=_initial_cmos)
@@ -106,7 +103,12 @@ class Rtc146818(Device):
     def refresh(self) -> None:
         """Drive the line, wait for what interrupts next, tell the NMI mask."""
         self._follow()
-        self.on_nmi_mask(self.state.nmi_masked)
+        self.on_nmi_mask(self.nmi_masked)
+
+    @property
+    def nmi_masked(self) -> bool:
+        """Bit 7 of the index port keeps non-maskable interrupts away from the CPU."""
+        return bool(self.state.index & NMI_MASK)
 
     def store(self, index: int, value: int) -> None:
         """Put a byte into the CMOS RAM, as a firmware's setup does, and correct the checksum.
@@ -146,26 +148,20 @@ class Rtc146818(Device):
 
     def read(self, offset: int, size: int) -> int:
         """Return the selected byte at the data port; the index cannot be read."""
-        value = 0
-        for at in range(size):
-            value |= (self._read(self.state.index & 0x7F) if offset + at == DATA_PORT else 0xFF) << 8 * at
-        return value
+        return self._read(self.state.index & 0x7F) if offset == DATA_PORT else 0xFF
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Select a byte, or write the selected one."""
-        for at in range(size):
-            byte = value >> 8 * at & 0xFF
-            if offset + at == DATA_PORT:
-                self._write(self.state.index & 0x7F, byte)
-            elif offset + at == 0:
-                self._select(byte)
+        if offset == DATA_PORT:
+            self._write(self.state.index & 0x7F, value & 0xFF)
+        else:
+            self._select(value & 0xFF)
 
     def _select(self, value: int) -> None:
-        state = self.state
-        state.index = value
-        if state.nmi_masked != bool(value & 0x80):
-            state.nmi_masked = not state.nmi_masked
-            self.on_nmi_mask(state.nmi_masked)
+        was_masked = self.nmi_masked
+        self.state.index = value
+        if self.nmi_masked != was_masked:
+            self.on_nmi_mask(self.nmi_masked)
 
     def _read(self, index: int) -> int:
         state = self.state
@@ -309,7 +305,7 @@ class Rtc146818(Device):
         due = None if is_active or not enabled else self._next_flag(enabled)
         if due is not None:
             self.clock.arm(self._timer, due)
-        elif self._timer.when_ns is not None:
+        else:
             self.clock.disarm(self._timer)
 
     def _next_flag(self, enabled: int) -> int | None:

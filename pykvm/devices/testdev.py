@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from pykvm.devices.device import Device
+from pykvm.model.interrupt import InterruptLine
 from pykvm.model.plain import field, record
 from pykvm.model.register import Field, Register
 
@@ -35,14 +37,6 @@ class PcTestLatch(Device):
         ),
     )
 
-    @record
-    class State:
-        """The latch."""
-
-        latch: int = 0
-
-    state: State
-
     def write_FLUSH_PAGE(self, value: int) -> None:
         """Do nothing: guest RAM is mapped once and never moved."""
 
@@ -72,15 +66,12 @@ class PcTestBytes(Device):
         self._latch = latch
 
     def read(self, offset: int, size: int) -> int:
-        """Read the latch; all ones past the end."""
-        taken = max(min(size, LATCH_BYTES - offset), 0)
-        return (self._latch.read(offset, taken) if taken else 0) | ((1 << 8 * size) - 1 & -1 << 8 * taken)
+        """Read a byte of the latch."""
+        return self._latch.read(offset, 1)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write the latch."""
-        taken = min(size, LATCH_BYTES - offset)
-        if taken > 0:
-            self._latch.write(offset, taken, value & (1 << 8 * taken) - 1)
+        """Write a byte of the latch."""
+        self._latch.write(offset, 1, value & 0xFF)
 
 
 def _nobody(number: int, level: bool) -> None:
@@ -111,22 +102,17 @@ class PcTestIrqLines(Device):
 
     def __init__(self, name: str | None = None, on_irq: Callable[[int, bool], object] = _nobody) -> None:
         super().__init__(name)
-        self.on_irq = on_irq
-        self._driven = 0
+        self._lines = [InterruptLine(partial(on_irq, number)) for number in range(IRQ_LINES)]
 
     def refresh(self) -> None:
-        """Drive the lines whose level is another than the state's."""
-        changed, self._driven = self._driven ^ self.state.levels, self.state.levels
-        for number in range(IRQ_LINES):
-            if changed >> number & 1:
-                self.on_irq(number, bool(self.state.levels >> number & 1))
+        """Drive the lines."""
+        for number, line in enumerate(self._lines):
+            line.set(bool(self.state.levels >> number & 1))
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Drive a line for each byte."""
-        for number in range(max(offset, 0), min(offset + size, IRQ_LINES)):
-            bit = 1 << number
-            is_high = value >> 8 * (number - offset) & 0xFF
-            self.state.levels = self.state.levels | bit if is_high else self.state.levels & ~bit
+        """Drive the line of that number."""
+        bit = 1 << offset if offset < IRQ_LINES else 0
+        self.state.levels = self.state.levels | bit if value & 0xFF else self.state.levels & ~bit
         self.refresh()
 
 
@@ -134,6 +120,7 @@ class PcTestMemory(Device):
     """Test memory: 64 KiB at 0xFF000000 that behave as RAM, but each access of which leaves the guest."""
 
     name = "testdev_memory"
+    windows = ((0, MEMORY_BYTES),)
     registers: ClassVar[tuple[Register, ...]] = ()
 
     @record
@@ -144,18 +131,12 @@ class PcTestMemory(Device):
 
     state: State
 
-    @property
-    def size(self) -> int:
-        """Bytes of it."""
-        return MEMORY_BYTES
-
     def read(self, offset: int, size: int) -> int:
         """Return what was written; all ones past the end."""
-        found = self.state.data[offset : offset + size] if offset >= 0 else b""
-        return int.from_bytes(bytes(found).ljust(size, b"\xff"), "little")
+        return int.from_bytes(bytes(self.state.data[offset : offset + size]).ljust(size, b"\xff"), "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Keep what is written, as far as it is inside."""
         taken = min(size, MEMORY_BYTES - offset)
-        if taken > 0 <= offset:
+        if taken > 0:
             self.state.data[offset : offset + taken] = value.to_bytes(size, "little")[:taken]

@@ -69,13 +69,9 @@ class VgaText(Device):
 
     name = "vga"
     access_bytes = 1
+    windows = ((0, 32),)  # the last of these ports are of no register
     registers: tuple[Register, ...] = REGISTERS  # type: ignore[misc]
     State = _state()
-
-    @property
-    def size(self) -> int:
-        """Bytes of address space: the last ports of a VGA's range are of no register."""
-        return 32
 
     @property
     def mode(self) -> str:

@@ -57,6 +57,8 @@ def open_backend(target: str) -> Backend:
         OutputError: it cannot be opened.
     """
     kind, _, rest = target.partition(":")
+    if target in ("stdio", "none"):
+        raise ConfigurationError(f"serial {target!r}: only the command line knows it; give a sink, or file:{target}")
     if target == "pty":
         return PtyBackend()
     if kind == "tcp":
@@ -142,7 +144,11 @@ class StreamBackend:
             fd = self._input.fileno()  # type: ignore[attr-defined]
         except (AttributeError, OSError):
             self._ended.acquire()
-            _thread.start_new_thread(self._read, (line, _chunks(self._input)))
+            try:
+                _thread.start_new_thread(self._read, (line, _chunks(self._input)))
+            except BaseException:
+                self._ended.release()
+                raise
         else:
             self._pump = InputPump(fd, line)
 
@@ -206,9 +212,11 @@ class PtyBackend(Channel):
         """Wait for the program to read what is there: closing a pseudo-terminal throws it away."""
         if self._slave >= 0:
             self._begin_end()
-        if self._peer is not None and not self._hung_up:
-            self._wait_for_reader(self._peer.fileno())
-        super()._finish()
+        try:
+            if self._peer is not None and not self._hung_up:
+                self._wait_for_reader(self._peer.fileno())
+        finally:
+            super()._finish()
 
     def _wait_for_reader(self, master: int) -> None:
         import fcntl
@@ -219,7 +227,10 @@ class PtyBackend(Channel):
         poll.register(master, 0)
         empty = 0
         while not poll.poll(0) and empty < 3 and self._deadline is not None and time.monotonic() < self._deadline:
-            fd = os.open(self.place, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            try:
+                fd = os.open(self.place, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            except OSError:
+                return  # its program keeps it for itself (TIOCEXCL): nothing tells what is left
             left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
             os.close(fd)
             # The kernel brings more in its own time.

@@ -97,9 +97,9 @@ class Channel:
 
     def connect(self, line: SerialLine) -> None:
         """Begin to serve, with `line` for what programs send."""
-        self._line = line
         self._ended.acquire()
-        _thread.start_new_thread(self._run, ())
+        _thread.start_new_thread(self._run, (line,))
+        self._line = line  # from here on `close` waits for the thread
 
     def close(self) -> None:
         """Give the program up to 2 s (`FLUSH_S`) to read what is left, then close all. Idempotent."""
@@ -116,12 +116,15 @@ class Channel:
 
     # ---- in the thread
 
-    def _run(self) -> None:
+    def _run(self, line: SerialLine) -> None:
+        self._line = line
         try:
             self._serve()
         finally:
-            self._finish()
-            self._ended.release()
+            try:
+                self._finish()
+            finally:
+                self._ended.release()
 
     def _serve(self) -> None:
         import select

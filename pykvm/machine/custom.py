@@ -129,16 +129,18 @@ def load_device(spec: DeviceSpec) -> Device:
         options["name"] = spec.name
     try:
         device = cls(**options)
-    except Exception as error:
+        is_made = hasattr(device, "irq")
+        size = device.size if is_made else 0
+    except (Exception, SystemExit) as error:
         arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise ConfigurationError(
             f"device {str(spec)!r}: {spec.class_name}({arguments}) raised {raised_text(error, cls.__module__)}"
         ) from error
-    if not hasattr(device, "irq"):
+    if not is_made:
         raise ConfigurationError(f"device {str(spec)!r}: its __init__ must call super().__init__()")
     if spec.name is not None:
         device.name = spec.name  # type: ignore[misc]
-    if not device.size:
+    if not size:
         raise ConfigurationError(f"device {str(spec)!r}: declares no registers, so that it has no place")
     return device
 
@@ -189,6 +191,6 @@ def attach_device(machine: Machine, spec: DeviceSpec, device: Device) -> None:
         machine.attach(device, port=spec.port, address=spec.address, irq=spec.irq)
     except PykvmError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = raised_text(error, type(device).__module__)
         raise ConfigurationError(f"device {str(spec)!r}: when it was attached it raised {what}") from error

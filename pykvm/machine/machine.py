@@ -135,6 +135,7 @@ class Machine:
             on_exit=lambda value: self.stop(Outcome(Reason.EXITED, value=value)),
             on_power_off=lambda: self.stop(Outcome(Reason.POWERED_OFF)),
             on_reset=lambda how: self.stop(Outcome(Reason.RESET, detail=f"by {how}")),
+            on_nmi_mask=self._runner.mask_nmi,
             set_irq=self.interrupts.drive,
             device=self.device,
         )
@@ -331,7 +332,10 @@ class Machine:
         self._runner.stop(outcome or Outcome(Reason.STOPPED))
 
     def nmi(self) -> None:
-        """Give the guest a non-maskable interrupt, as soon as can be; from any thread."""
+        """Give the guest a non-maskable interrupt, as soon as can be; from any thread.
+
+        While the guest masks it (port 0x70, bit 7) it waits; of several, one.
+        """
         self.call_soon(self._runner.nmi)
 
     @property

@@ -86,7 +86,8 @@ class MsrMap:
         begins with it.
 
         Raises:
-            ConfigurationError: another one answers them, or they are out of range, or the trace has begun.
+            ConfigurationError: another one answers them, or they are out of range or a local APIC's, or the trace has
+                begun.
             AcceleratorError: this KVM cannot let others answer for it (before Linux 5.10).
         """
         indices = _range(index)
@@ -116,16 +117,21 @@ class MsrMap:
             AcceleratorError: this KVM cannot report them (before Linux 5.10).
         """
         indices = _range(index, count)
-        if indices.start < X2APIC.stop and X2APIC.start < indices.stop:
-            raise ConfigurationError(
-                f"MSRs {indices.start:#x}-{indices.stop - 1:#x}: KVM never reports those of a local APIC, "
-                f"{X2APIC.start:#x}-{X2APIC.stop - 1:#x}; leave them out"
-            )
         self._report([*self._traced, *(claim.indices for claim in self._claims), indices])
         self._traced.append(indices)
 
     def _report(self, ranges: list[range]) -> None:
-        """Have KVM leave `ranges` to us, those that lie side by side as one."""
+        """Have KVM leave `ranges` to us, those that lie side by side as one.
+
+        Raises:
+            ConfigurationError: they are too many, or a local APIC's, which KVM never reports.
+        """
+        for indices in ranges:
+            if indices.start < X2APIC.stop and X2APIC.start < indices.stop:
+                raise ConfigurationError(
+                    f"MSRs {indices.start:#x}-{indices.stop - 1:#x}: KVM never reports those of a local APIC, "
+                    f"{X2APIC.start:#x}-{X2APIC.stop - 1:#x}; leave them out"
+                )
         merged: list[range] = []
         for indices in sorted(ranges, key=lambda indices: indices.start):
             if merged and indices.start <= merged[-1].stop:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SERIAL_PORTS", "Part", "Wiring", "parts"]
 
-E820_RAM = 1
 SERIAL_PORTS = {"com1": (0x3F8, 4), "com2": (0x2F8, 3), "com3": (0x3E8, 4), "com4": (0x2E8, 3)}
 """Port and interrupt of a PC's serial ports, by name."""
 
@@ -67,6 +66,7 @@ class Wiring:
         on_exit: takes the guest's exit value.
         on_power_off: called when the guest switches the machine off.
         on_reset: called when the guest resets the machine, with what it used.
+        on_nmi_mask: called with whether non-maskable interrupts are kept away from the CPU.
         set_irq: drives an interrupt line by its number.
         device: returns one of the machine's devices by name.
     """
@@ -78,6 +78,7 @@ class Wiring:
     on_exit: Callable[[int], None] = _ignore
     on_power_off: Callable[[], None] = _nothing
     on_reset: Callable[[str], None] = _ignore
+    on_nmi_mask: Callable[[bool], None] = _ignore
     set_irq: Callable[[int, bool], None] = _ignore
     device: Callable[[str], Device] = _no_device
 
@@ -94,7 +95,7 @@ def _i8042(wiring: Wiring) -> Device:
 def _rtc(wiring: Wiring) -> Device:
     from pykvm.devices.rtc146818 import Rtc146818
 
-    rtc = Rtc146818(epoch_s=wiring.epoch_s)
+    rtc = Rtc146818(epoch_s=wiring.epoch_s, on_nmi_mask=wiring.on_nmi_mask)
     if wiring.memory is not None:
         rtc.set_memory_size(*(region.size for region in wiring.memory.regions))
     return rtc
@@ -149,7 +150,7 @@ def _vga(wiring: Wiring) -> Device:
 
 
 def _fw_cfg(wiring: Wiring) -> Device:
-    from pykvm.devices.fw_cfg import FwCfg, e820_file
+    from pykvm.devices.fw_cfg import E820_RAM, FwCfg, e820_file
     from pykvm.memory import PAGE_BYTES, GuestMemory
 
     memory = wiring.memory or GuestMemory(PAGE_BYTES)

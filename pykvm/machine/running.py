@@ -82,6 +82,7 @@ class Runner:
         self._limit: int | None = None
         self._alarm_ns: int | None = None
         self._earliest_ns = 0
+        self._nmi_is_masked = self._nmi_waits = False
         self._is_running = False
         self._lock = _thread.allocate_lock()
         self._halted = Halted(clock, interrupts)
@@ -374,5 +375,14 @@ class Runner:
 
     def nmi(self) -> None:
         """Give vCPU 0 a non-maskable interrupt; on the running thread, or while nothing runs."""
+        self._nmi_waits = self._nmi_is_masked
+        if self._nmi_waits:
+            return
         self._vcpus[0].nmi()
         self._halted.exit = None
+
+    def mask_nmi(self, is_masked: bool) -> None:
+        """Keep non-maskable interrupts away from the CPU from now on, or no longer."""
+        self._nmi_is_masked = is_masked
+        if self._nmi_waits and not is_masked:
+            self.call_soon(self.nmi)  # not here: this may be another vCPU's thread

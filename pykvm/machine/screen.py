@@ -19,7 +19,6 @@ MOST_COLUMNS, MOST_ROWS = 132, 60
 FRAME_BUFFER, MONOCHROME_FRAME_BUFFER, FRAME_BUFFER_BYTES = 0xB8000, 0xB0000, 0x8000
 MEMORY_MAP, MAP_B0000 = 0x0C, 0x08
 CURSOR_DISABLE, CURSOR_LINES, DOUBLE_SCAN, BLINK, P54S = 0x20, 0x1F, 0x80, 0x08, 0x80
-BLANK = " "
 
 CONTROL_GLYPHS = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
 """Code page 437's glyphs of 0x00 to 0x1f, which Python's codec gives as control characters."""

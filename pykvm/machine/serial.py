@@ -112,7 +112,12 @@ class InputPump:
         self._running = _thread.allocate_lock()
         self._running.acquire()
         # `threading` would take longer to import than the guest to run.
-        _thread.start_new_thread(self._pump, ())
+        try:
+            _thread.start_new_thread(self._pump, ())
+        except BaseException:
+            self._running.release()
+            self.close()
+            raise
 
     def _pump(self) -> None:
         try:
@@ -141,6 +146,8 @@ class InputPump:
         """Send one chunk on; False at the end of the input."""
         try:
             data = os.read(self._fd, CHUNK_BYTES)
+        except BlockingIOError:
+            return True  # another reader of a shared descriptor was faster
         except OSError:
             return False
         left = self._escape is not None and self._escape in data

@@ -7,7 +7,7 @@ import os
 import time
 
 from pykvm.errors import OutputError
-from pykvm.machine.channel import READ_BYTES, RETRY_S, Channel
+from pykvm.machine.channel import KEPT_BYTES, READ_BYTES, RETRY_S, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class _SocketBackend(Channel):
 
             try:
                 self._peer.shutdown(socket.SHUT_WR)
-                while self._peer.recv(READ_BYTES):
-                    pass
+                for _ in range(KEPT_BYTES // READ_BYTES):  # one that never stops sending has no claim to more
+                    if not self._peer.recv(READ_BYTES):
+                        break
             except OSError:
                 pass  # nothing there, or the client is gone
         super()._drop_peer()

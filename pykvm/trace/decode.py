@@ -107,11 +107,18 @@ class DecodedDevice:
         return (*exact, *others)
 
     def _follow(self, register: Register, access: Access) -> None:
+        written = self._written(register, access) if access.is_write else 0
         if access.is_write and register.name in self._selected:
-            self._selected[register.name] = access.value
+            declared = sum(((1 << f.width) - 1) << f.bit for f in register.fields)
+            self._selected[register.name] = written & declared if register.fields else written
         for move in register.moves:
-            before = self._selected[move.register]
-            self._selected[move.register] = move.next(before, access.value if access.is_write else 0)
+            self._selected[move.register] = move.next(self._selected[move.register], written)
+
+    def _written(self, register: Register, access: Access) -> int:
+        """Return the value of all of `register`, of which a narrower write leaves the rest as it was."""
+        shift, mask = 8 * (access.address - self.address - register.offset), (1 << 8 * access.size) - 1
+        kept = self._selected.get(register.name, 0) & ~(mask << shift)
+        return (kept | access.value << shift) & (1 << 8 * register.size) - 1
 
 
 class Decoder:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pykvm.cli.display import Keyboard
+from pykvm.machine.serial import BACKLOG_BYTES
 from tests.emulator import Emulator
 from tests.support import DEADLINE_S, clean_environment, code_machine, command, pykvm
 from tests.terminal import Terminal
@@ -152,3 +153,36 @@ def test_a_key_makes_no_device_on_the_thread_that_brings_it() -> None:
         machine.run(DEADLINE_S)
         assert place.made is machine.device("i8042")
         assert machine.keyboard.next_code() is not None
+
+
+def test_an_empty_name_for_a_screenshot_is_refused(image: Path) -> None:
+    result = pykvm("boot", image, "--screenshot=")
+    assert result.returncode == 64
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_a_key_whose_bytes_come_one_by_one_is_one_key() -> None:
+    """Up is escape, bracket, A; a slow line may bring it in pieces."""
+    with code_machine("f4") as machine:
+        keys = Keyboard(machine)
+        keys.send(b"\x1b[")
+        keys.send(b"A")
+        machine.run(DEADLINE_S)
+        codes = []
+        while (code := machine.keyboard.next_code()) is not None:
+            codes.append(code)
+    assert codes == [0x75, 0xE0, 0xF0, 0x75]  # behind 0xE0, which is in the controller; scan code set 2
+
+
+def test_text_from_a_pipe_waits_until_the_guest_reads_it() -> None:
+    """Far more keys than the keyboard keeps: the pump asks before each chunk whether there is room."""
+    with code_machine("f4 eb fd") as machine:
+        keys = Keyboard(machine)
+        sent = 0
+        while keys.unread <= BACKLOG_BYTES:
+            keys.send(b"aB" * 2048)
+            sent += 4096
+            machine.run(DEADLINE_S)
+        assert not machine.keyboard.state.overrun
+        assert sent >= 8192
+        assert machine.keyboard.state.backlog

@@ -326,3 +326,8 @@ def test_a_trace_has_the_names_that_msrs_were_given(tmp_path: Path) -> None:
         assert file.description["msrs"] == [[0x12300, 0x100, "made_up"]]
         first = next(iter(file))
     assert (first.device, first.exit) == ("made_up", MsrAccess(NOBODYS, False, 9))
+
+
+def test_what_kvm_never_reports_is_not_taken_for_answered() -> None:
+    with code_machine("f4") as machine, pytest.raises(ConfigurationError, match="KVM never reports those of a local"):
+        machine.msrs.add(0x802, read=1)

@@ -220,27 +220,6 @@ def test_another_thread_stops_a_guest_that_waits() -> None:
         timer.join()
 
 
-# Vector 2's handler writes 0x4e to the debug console and halts with interrupts off.
-NMI_GUEST = "31 c0 8e d8 c7 06 08 00 HANDLER c7 06 0a 00 00 00 WAIT"
-NMI_HANDLER = "b0 4e e6 e9 fa f4"
-
-
-@pytest.mark.parametrize("irqchip", ["user", "kernel"])
-@pytest.mark.parametrize("wait", ["eb fe", "90 90 eb fc"])
-def test_an_nmi_reaches_the_guest(irqchip: str, wait: str) -> None:
-    code = NMI_GUEST.replace("WAIT", wait)
-    at = 0x7C00 + len(bytes.fromhex(code.replace("HANDLER", "00 00")))
-    guest = bytes.fromhex(code.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + NMI_HANDLER)
-    debug = bytearray()
-    with code_machine(guest, irqchip=irqchip, debug=debug.extend) as machine:
-        timer = threading.Timer(0.05, machine.nmi)
-        timer.start()
-        assert machine.run(DEADLINE_S).reason is Reason.HALTED
-        timer.join()
-        assert InterruptTaken(2, None, 0.0) in taken(machine.last_records(100))
-    assert debug == b"N"
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -307,21 +286,6 @@ def test_a_level_triggered_interrupt_comes_again_until_the_device_is_silent() ->
         assert machine.vcpu.registers().rbx & 0xFFFF == 2
         ends = [r.exit for r in machine.last_records(100) if isinstance(r.exit, EndOfInterrupt)]
     assert ends == [EndOfInterrupt(LEVEL_VECTOR)] * 2
-
-
-def test_an_nmi_ends_a_halt_at_once_though_no_timer_is_due() -> None:
-    """The timer is stopped, so that nothing else wakes the host."""
-    pic = "b0 11 e6 20 b0 20 e6 21 b0 04 e6 21 b0 01 e6 21 b0 fe e6 21"
-    code = NMI_GUEST.replace("WAIT", f"{pic} b0 30 e6 43 fb f4 eb fd")  # and the timer waits for a count
-    at = 0x7C00 + len(bytes.fromhex(code.replace("HANDLER", "00 00")))
-    data = bytes.fromhex(code.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + NMI_HANDLER)
-    with code_machine(data) as machine:
-        timer = threading.Timer(0.1, machine.nmi)
-        timer.start()
-        started = machine.clock.now_ns()
-        assert machine.run(DEADLINE_S).reason is Reason.HALTED
-        timer.join()
-        assert machine.clock.now_ns() - started < DEADLINE_S * 1e9 / 2
 
 
 def test_no_tick_is_lost_that_the_guest_is_late_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -312,3 +313,12 @@ def test_registers_at_a_failing_read_are_those_before_it(fast: bool) -> None:
         broken.works = True  # type: ignore[attr-defined]
         assert machine.run(DEADLINE_S).reason is Reason.HALTED
         assert machine.vcpu.registers().rax & 0xFF == 0x5A
+
+
+@pytest.mark.parametrize(("memory", "ranges"), [("64M", [(0, 64 << 20)]), ("4G", [(0, 3 << 30), (4 << 30, 1 << 30)])])
+def test_firmware_is_told_what_is_ram(memory: str, ranges: list[tuple[int, int]]) -> None:
+    """fw_cfg's etc/e820: entries of address, length and type, 1 for RAM (ACPI 6.5, table 15.4)."""
+    with Machine(memory) as machine:
+        data = machine.device("fw_cfg").state.files["etc/e820"]
+        entries = list(struct.iter_unpack("<QQI", data))
+    assert entries == [(address, size, 1) for address, size in ranges]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pykvm.model.clock import RealClock, Timer, VirtualClock
+from pykvm.model.clock import AccessClock, RealClock, Timer, VirtualClock
 from pykvm.model.interrupt import InterruptLine, SharedLine
 
 
@@ -67,8 +67,10 @@ def test_a_real_clock_stands_still_while_paused() -> None:
     while clock.now_ns() < 1000:
         pass
     clock.pause()
+    clock.pause()
     stopped = clock.now_ns()
     assert stopped == clock.now_ns() >= 1000
+    clock.resume()
     clock.resume()
     assert clock.now_ns() >= stopped
 
@@ -93,3 +95,28 @@ def test_a_shared_line_is_active_while_any_device_drives_it() -> None:
     assert seen == [True]
     two.set(False)
     assert seen == [True, False]
+
+
+def test_a_clock_tells_when_another_timer_may_be_the_first() -> None:
+    told: list[int | None] = []
+    clock, timer = VirtualClock(), Timer(lambda: None)
+    clock.on_change = lambda: told.append(clock.next_ns())
+    clock.arm(timer, 5)
+    clock.disarm(timer)
+    clock.disarm(timer)
+    clock.arm(timer, 7)
+    clock.advance(8)
+    assert told == [5, None, 7, None]
+
+
+def test_time_in_accesses() -> None:
+    count = 0
+    clock = AccessClock(lambda: count, ns_per_access=1000)
+    assert [clock.count_at(when) for when in (-1000, 0, 1, 1000, 1001)] == [-1, 0, 1, 1, 2]
+    count = 3
+    assert clock.now_ns() == 3000
+    clock.skip_to(2000)
+    assert clock.now_ns() == 3000  # what is past is nothing
+    clock.skip_to(5500)
+    assert clock.now_ns() == 5500
+    assert clock.count_at(6000) == 4  # at 6500

@@ -172,6 +172,8 @@ def test_the_timing_leaf() -> None:
     assert leaf(entries, 0x40000000).eax == 0x40000010
     assert leaf(entries, 0x40000000).ebx == 0x4B4D564B
     assert len(with_timing(entries, 1, 1)) == len(entries)
+    assert not leaf(INTEL, 1).ecx >> 31
+    assert leaf(entries, 1).ecx >> 31  # there is a hypervisor to ask
 
 
 # ---- what the user chooses

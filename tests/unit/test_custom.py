@@ -196,6 +196,12 @@ def test_a_file_that_raises_says_where(tmp_path: Path, text: str, words: str, mo
             "Lamp@port=1",
             "ValueError: no (lamp.py, line 7)",
         ),
+        (LAMP.replace("super().__init__()", "raise SystemExit(0)"), "Lamp@port=1", "raised SystemExit: 0"),
+        (
+            LAMP.replace("class Other", "    @property\n    def size(self): return 1 // 0\nclass Other"),
+            "Lamp@port=1",
+            "raised ZeroDivisionError",
+        ),
         (LAMP.replace("super().__init__()", "pass"), "Lamp@port=1", "must call super().__init__()"),
         (LAMP.replace("(R('ON', 0),)", "()"), "Lamp@port=1", "declares no registers"),
         (LAMP.replace("name = 'lamp'", "name = ''"), "Lamp@port=1", "DeviceError: Lamp: name ''"),

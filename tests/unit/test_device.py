@@ -292,6 +292,13 @@ BAD_DECLARATIONS = [
     ((Register("R", -1),), "register 'R': size 1 must be 1, 2, 4 or 8, and offset -1 0 or more"),
     ((Register("R", 0, when=When("BANK", 1, 1)),), "register 'R': is selected by 'BANK', which is not declared"),
     ((Register("R", 0), Register("R", 1)), "register 'R': is declared twice"),
+    (
+        (Register("B", 0), Register("R", 1, when=When("B", 1, 2))),
+        "register 'R': when 0x2 has bits outside its mask 0x1",
+    ),
+    ((Register("R", 0, match=(1, 3)),), "register 'R': match 0x3 has bits outside its mask 0x1"),
+    ((Register("R", 0, fixed=0x100),), "register 'R': fixed 0x100 and clears 0x0 leave the register or share bits"),
+    ((Register("R", 0, fixed=3, clears=2),), "register 'R': fixed 0x3 and clears 0x2 leave the register or share bits"),
     *(
         ((Register("R", 0, fields=fields),), f"register 'R': field '{fields[-1].name}' leaves the register or overlaps")
         for fields in (

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from pykvm import Device, Move, Register, When
+from pykvm import Access, Device, Move, Register, Space, When
 from pykvm.errors import DeviceError
+from pykvm.trace.decode import DecodedDevice
 
 
 class Sequenced(Device):
@@ -68,3 +69,32 @@ def test_a_declaration_with_moves_survives_json() -> None:
 def test_a_move_names_a_declared_register() -> None:
     with pytest.raises(DeviceError, match=r"'A'.*'B'.*not declared"):
         type("Made", (Device,), {"name": "made", "registers": (Register("A", 0, moves=(Move("B", {}),)),)})
+
+
+class Twice(Device):
+    """Two registers in one place under one condition: the first declared is meant, whoever asks."""
+
+    name = "twice"
+    registers = (
+        Register("INDEX", 0),
+        Register("FIRST", 1, when=When("INDEX", 0xFF, 0)),
+        Register("SECOND", 1, when=When("INDEX", 0xFF, 0)),
+    )
+
+
+def test_of_two_in_one_place_the_first_is_meant() -> None:
+    device = Twice()
+    decoded = DecodedDevice(
+        {
+            "name": "twice",
+            "space": "pio",
+            "address": 0,
+            "size": 2,
+            "registers": [register.describe() for register in Twice.registers],
+        }
+    )
+    reached = device.register_at(1, False, 0, 1)
+    named = decoded.register(Access(Space.PIO, 1, 1, False, 0))
+    assert reached is not None
+    assert named is not None
+    assert reached.name == named.name == "FIRST"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykvm import Field, Register
+from pykvm.devices.pci import PciBus
 from pykvm.devices.pci_function import Bar, BarRange, PciFunction, config_header
 from pykvm.errors import DeviceError
 
@@ -183,6 +184,35 @@ def test_who_maps_the_ranges_is_told_when_the_state_is_restored() -> None:
     other, seen = card()
     other.restore(copy.deepcopy(function.state))
     assert seen == [function.bars()]
+
+
+class Wide(PciFunction):
+    """Its one range may be above 4 GiB."""
+
+    name = "wide"
+    registers = config_header(0x1234, 0x5678, 0x020000, bars=(Bar(0, 1 << 20, is_64bit=True),))
+
+
+def test_half_of_a_wide_range_being_sized_is_no_place_for_it() -> None:
+    """Lower half all ones, upper half 0: it would lie over ROM and interrupt controllers."""
+    function = Wide()
+    function.write(COMMAND, 2, 2)
+    function.write(BARS[0], 4, 0xFFFFFFFF)
+    assert not function.bars()[0].is_decoded
+    function.write(BARS[1], 4, 0xFFFFFFFF)
+    assert not function.bars()[0].is_decoded
+    function.write(BARS[1], 4, 1)
+    function.write(BARS[0], 4, 0)
+    assert function.bars()[0].is_decoded
+    assert function.bars()[0].address == 1 << 32
+
+
+def test_a_function_that_comes_late_is_attached_too() -> None:
+    seen: list[tuple[BarRange, ...]] = []
+    bus = PciBus()
+    bus.attached()
+    bus.add(Wide(on_bars_changed=lambda function: seen.append(function.bars())), 3)
+    assert [[r.is_decoded for r in ranges] for ranges in seen] == [[False]]
 
 
 @pytest.mark.parametrize(

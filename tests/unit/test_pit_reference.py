@@ -121,7 +121,7 @@ def test_every_pulse_is_as_if_it_was_counted(operations: list[tuple[str, int]]) 
 
 
 ACCESSES = st.one_of(
-    st.tuples(st.just("read"), st.integers(0, 5), st.integers(0, 8)),
+    st.tuples(st.just("read"), st.integers(0, 5), st.integers(1, 8)),
     st.tuples(st.just("write"), st.integers(0, 5), st.integers(0, 255)),
     st.tuples(st.just("write"), st.just(3), st.integers(0, 255)),
     st.tuples(st.just("wide"), st.integers(0, 5), st.integers(0, 2**64 - 1)),

@@ -93,7 +93,7 @@ def test_every_hour_of_the_12_hour_format_both_ways() -> None:
 
 
 def test_the_calendar_against_the_librarys() -> None:
-    """Every day for four hundred years, by date and by weekday."""
+    """A day of every week for four hundred years, by date and by weekday."""
     day, cmos = utc(1900, 1, 1), Cmos(0, DM | HOURS_24)
     for _ in range(146_097 // 7):
         cmos.rtc.state.epoch = calendar.timegm(day.timetuple()) * NS_PER_S
@@ -322,7 +322,7 @@ def test_the_index_port_masks_nmis_and_cannot_be_read() -> None:
     assert rtc.read(0, 1) == 0xFF
     rtc.write(0, 1, 0x80 | D)
     assert rtc.read(1, 1) == 0x80
-    assert rtc.state.nmi_masked
+    assert rtc.nmi_masked
 
 
 def test_ram_keeps_what_is_written_and_c_and_d_do_not() -> None:

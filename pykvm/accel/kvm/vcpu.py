@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from _thread import RLock
 from collections.abc import Callable, Sequence
 
 from pykvm._kvm import ffi, lib
@@ -73,6 +74,8 @@ class KvmVcpu(VcpuState):
                 "could not map its shared page: the host is out of memory",
             )
         self._values = ffi.new("uint32_t[]", _POSTED_AT_ONCE)
+        # Held while another thread's kick is in C; a signal's handler may kick while its own thread does.
+        self._alive = RLock()
         self.is_running = False
         self._stepper: Stepper | None = None
         self._unserved: list[tuple[int, Sequence[int]]] = []
@@ -284,8 +287,9 @@ class KvmVcpu(VcpuState):
 
     def kick(self) -> None:
         """Make `run` return `Interrupted` soon; from any thread, or from a device that is answering."""
-        if self._loop:
-            lib.pykvm_kick(self._loop)
+        with self._alive:
+            if self._loop:
+                lib.pykvm_kick(self._loop)
 
     def set_deadline(self, seconds: float | None) -> None:
         """Interrupt runs on this thread from `seconds` from now on, even of a guest that never exits; None: never."""
@@ -316,9 +320,10 @@ class KvmVcpu(VcpuState):
 
     def close(self) -> None:
         """Destroy the vCPU. Idempotent."""
-        if self._loop:
-            lib.pykvm_loop_destroy(self._loop)
-            self._loop = ffi.NULL
+        with self._alive:
+            loop, self._loop = self._loop, ffi.NULL
+        if loop:
+            lib.pykvm_loop_destroy(loop)
             self._stepper = None
             self.file.close()
 

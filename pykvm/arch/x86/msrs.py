@@ -6,9 +6,9 @@ MSRC001_*); Linux, Documentation/virt/kvm/x86/msr.rst (KVM's own).
 
 from __future__ import annotations
 
-__all__ = ["MSR_NAMES", "MSR_RANGES", "msr_name"]
+__all__ = ["msr_name"]
 
-MSR_NAMES = {
+_NAMES = {
     0x0: "IA32_P5_MC_ADDR",
     0x1: "IA32_P5_MC_TYPE",
     0x6: "IA32_MONITOR_FILTER_SIZE",
@@ -125,7 +125,7 @@ MSR_NAMES = {
 }
 """Names by number."""
 
-MSR_RANGES = (
+_RANGES = (
     (range(0xC1, 0xC9), "IA32_PMC{}", 1),
     (range(0x186, 0x18E), "IA32_PERFEVTSEL{}", 1),
     (range(0x200, 0x214, 2), "IA32_MTRR_PHYSBASE{}", 2),
@@ -146,9 +146,9 @@ MSR_RANGES = (
 
 def msr_name(index: int) -> str:
     """Return the name of an MSR; empty for one that has none here."""
-    if index in MSR_NAMES:
-        return MSR_NAMES[index]
-    for indices, name, apart in MSR_RANGES:
+    if index in _NAMES:
+        return _NAMES[index]
+    for indices, name, apart in _RANGES:
         if index in indices:
             return name.format((index - indices.start) // apart)
     return ""
