@@ -35,7 +35,7 @@ test-hostile: $(VENV)/test-installed
 # The tests that run guests, in the lab. One process and no plugins: pytest alone takes seconds to start there.
 STOCK_TESTS := tests/kvm tests/machine tests/guests tests/trace tests/cli tests/test_readme.py
 test-stock: $(VENV)/test-installed
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 tests/lab/lab.py -- $(BIN)/python -m pytest -p no:cacheprovider -m kvm $(STOCK_TESTS) $(ARGS)
+	PYKVM_HOSTILE_ACCESSES=20000 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 tests/lab/lab.py -- $(BIN)/python -m pytest -p no:cacheprovider -m kvm $(STOCK_TESTS) $(ARGS)
 
 test-lab: $(VENV)/test-installed
 	$(BIN)/python -m pytest tests/lab $(ARGS)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from pykvm.devices.device import Device
 from pykvm.errors import DeviceError
+from pykvm.model.callback import nobody
 from pykvm.model.clock import NS_PER_S, Timer
 from pykvm.model.plain import record
 from pykvm.model.register import Field, Register
@@ -29,10 +30,6 @@ SOFT_OFF = (0, 5, 7)
 
 TMR, PWRBTN, WAK_STS = 1, 1 << 8, 1 << 15
 SCI_EN, BM_RLD, SLP_EN, SLP_TYP_BIT, SLP_TYP = 1, 2, 1 << 13, 10, 7 << 10
-
-
-def _nobody() -> None:
-    """Nobody waits for the power to go off."""
 
 
 class AcpiPm(Device):
@@ -109,7 +106,7 @@ class AcpiPm(Device):
     state: State
 
     def __init__(
-        self, name: str | None = None, on_power_off: Callable[[], object] = _nobody, timer_bits: int = 24
+        self, name: str | None = None, on_power_off: Callable[[], object] = nobody, timer_bits: int = 24
     ) -> None:
         super().__init__(name)
         if timer_bits not in (24, 32):

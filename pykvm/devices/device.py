@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from pykvm.errors import DeviceError
+from pykvm.model.callback import nobody
 from pykvm.model.clock import Clock, VirtualClock
 from pykvm.model.interrupt import InterruptLine
 from pykvm.model.plain import record
@@ -41,10 +42,6 @@ class _NoFastAccess:
 
     def unlatch(self, offset: int) -> None:
         """Do nothing."""
-
-
-def _discard(data: bytes) -> object:
-    """Output that nobody asked for."""
 
 
 class Device:
@@ -91,7 +88,7 @@ class Device:
             body = {**kept, "__annotations__": dict.fromkeys(kept, "int"), "is_generated": True}
             cls.State = record(type(f"{cls.__name__}State", (), body))
 
-    def __init__(self, name: str | None = None, output: Callable[[bytes], object] = _discard) -> None:
+    def __init__(self, name: str | None = None, output: Callable[[bytes], object] = nobody) -> None:
         if name is not None:
             self.name = name  # type: ignore[misc]
         if not self.name.isidentifier():

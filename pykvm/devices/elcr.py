@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pykvm.devices.device import Device
+from pykvm.model.callback import nobody
 from pykvm.model.register import Field, Register
 
 __all__ = ["Elcr"]
-
-
-def _nobody(mask: int) -> None:
-    """The inputs of no chip."""
 
 
 def _modes(first: int, *inputs: int) -> tuple[Field, ...]:
@@ -36,7 +33,7 @@ class Elcr(Device):
         Register("ELCR2", 1, fields=_modes(8, 9, 10, 11, 12, 14, 15), doc="trigger modes of the slave's inputs"),
     )
 
-    def __init__(self, name: str | None = None, on_change: Callable[[int], object] = _nobody) -> None:
+    def __init__(self, name: str | None = None, on_change: Callable[[int], object] = nobody) -> None:
         super().__init__(name)
         self.on_change = on_change
 

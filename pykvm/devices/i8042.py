@@ -17,6 +17,7 @@ from pykvm.devices.device import Device
 from pykvm.devices.i8042_registers import REGISTERS, STATUS, TO_KEYBOARD
 from pykvm.devices.ps2 import BUFFER_BYTES, Ps2Keyboard, Ps2Mouse
 from pykvm.devices.scancodes import BREAK, EXTENDED, TO_SET_1
+from pykvm.model.callback import nobody
 from pykvm.model.clock import Timer
 from pykvm.model.interrupt import InterruptLine
 from pykvm.model.plain import field, record
@@ -38,14 +39,6 @@ FROM_AUX, FROM_CONTROLLER = 0x100, 0x200  # of a byte to read, beside its value
 _CTR_SET = {0xA7: CTR_AUX_DIS, 0xAA: CTR_SYS, 0xAD: CTR_KBD_DIS}
 _CTR_CLEAR = {0xA8: CTR_AUX_DIS, 0xAE: CTR_KBD_DIS}
 _REPLIES = {0xA4: 0xF1, 0xA9: 0x00, 0xAA: 0x55, 0xAB: 0x00, 0xC0: INPUT_PORT}
-
-
-def _ignore() -> None:
-    """Nobody waits for a reset of the CPU."""
-
-
-def _ignore_a20(is_on: bool) -> None:
-    """Nobody wants to know about A20."""
 
 
 class I8042(Device):
@@ -97,8 +90,8 @@ class I8042(Device):
     def __init__(
         self,
         name: str | None = None,
-        on_reset: Callable[[], object] = _ignore,
-        on_a20: Callable[[bool], object] = _ignore_a20,
+        on_reset: Callable[[], object] = nobody,
+        on_a20: Callable[[bool], object] = nobody,
     ) -> None:
         super().__init__(name)
         self.irq_mouse = InterruptLine()

@@ -19,6 +19,7 @@ from functools import partial
 
 from pykvm.devices.device import Device
 from pykvm.errors import DeviceError
+from pykvm.model.callback import nobody
 from pykvm.model.plain import field, record
 from pykvm.model.register import Field, Register, When
 
@@ -74,14 +75,6 @@ def _entry(pin: int) -> tuple[Register, Register]:
             doc=f"redirection of pin {pin}: destination (3.2.4)",
         ),
     )
-
-
-def _send_nowhere(address: int, data: int) -> None:
-    """A bus without CPUs."""
-
-
-def _nobody() -> None:
-    """Nobody keeps routes."""
 
 
 class IoApic82093(Device):
@@ -150,8 +143,8 @@ class IoApic82093(Device):
     def __init__(
         self,
         name: str | None = None,
-        send: Callable[[int, int], object] = _send_nowhere,
-        on_routes: Callable[[], object] = _nobody,
+        send: Callable[[int, int], object] = nobody,
+        on_routes: Callable[[], object] = nobody,
         version: int = VERSION_WITH_EOI,
     ) -> None:
         super().__init__(name)

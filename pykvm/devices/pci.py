@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pykvm.devices.device import Device
 from pykvm.devices.pci_function import COMMAND_MASTER, COMMAND_MEMORY, PciFunction, config_header
 from pykvm.errors import ConfigurationError
+from pykvm.model.callback import nobody
 from pykvm.model.plain import field, record
 from pykvm.model.register import Field, Register
 
@@ -56,10 +57,6 @@ class HostBridge(PciFunction):
             doc="system management RAM: storage",
         ),
     )
-
-
-def _nobody() -> None:
-    """Nobody resets the machine."""
 
 
 class PciBus(Device):
@@ -114,7 +111,7 @@ class PciBus(Device):
 
     state: State
 
-    def __init__(self, name: str | None = None, on_reset: Callable[[], object] = _nobody) -> None:
+    def __init__(self, name: str | None = None, on_reset: Callable[[], object] = nobody) -> None:
         super().__init__(name)
         self.on_reset = on_reset
         self._functions: dict[int, PciFunction] = {}

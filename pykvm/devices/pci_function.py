@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from pykvm.devices.device import Device
 from pykvm.errors import DeviceError
+from pykvm.model.callback import nobody
 from pykvm.model.plain import record
 from pykvm.model.register import Field, Register
 
@@ -221,10 +222,6 @@ def _declared_bars(registers: Iterable[Register]) -> tuple[Bar, ...]:
     return tuple(found)
 
 
-def _ignore(function: PciFunction) -> None:
-    """Nobody maps the ranges."""
-
-
 class PciFunction(Device):
     """Base of all PCI functions: a subclass declares `registers`, beginning with `config_header`.
 
@@ -250,7 +247,7 @@ class PciFunction(Device):
         super().__init_subclass__()
         cls._bars = _declared_bars(cls.registers)
 
-    def __init__(self, name: str | None = None, on_bars_changed: Callable[[PciFunction], object] = _ignore) -> None:
+    def __init__(self, name: str | None = None, on_bars_changed: Callable[[PciFunction], object] = nobody) -> None:
         super().__init__(name)
         self.on_bars_changed = on_bars_changed
         self.is_multi_function = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pykvm.devices.device import Device
+from pykvm.model.callback import nobody
 from pykvm.model.plain import record
 from pykvm.model.register import Field, Register
 
@@ -32,17 +33,13 @@ class DebugConsole(Device):
         self.output(bytes(values))
 
 
-def _ignore(value: int) -> None:
-    """Nobody waits for the exit value."""
-
-
 class ExitPort(Device):
     """Exit port: the guest ends the machine by writing its exit value, as kvm-unit-tests does at port 0xf4."""
 
     name = "exit"
     registers = (Register("CODE", 0, size=4, access="w", doc="exit value; 0 is success"),)
 
-    def __init__(self, name: str | None = None, on_exit: Callable[[int], None] = _ignore) -> None:
+    def __init__(self, name: str | None = None, on_exit: Callable[[int], None] = nobody) -> None:
         super().__init__(name)
         self.on_exit = on_exit
 
@@ -61,10 +58,6 @@ class PostPort(Device):
     def refresh(self) -> None:
         """A checkpoint can wait; it is read back so rarely that Python answers."""
         self.fast.post(0, 1)
-
-
-def _nobody() -> None:
-    """Nobody waits for the power to go off."""
 
 
 class BochsPowerPort(Device):
@@ -90,7 +83,7 @@ class BochsPowerPort(Device):
     )
     access_bytes = 2
 
-    def __init__(self, name: str | None = None, on_power_off: Callable[[], object] = _nobody) -> None:
+    def __init__(self, name: str | None = None, on_power_off: Callable[[], object] = nobody) -> None:
         super().__init__(name)
         self.on_power_off = on_power_off
 
@@ -121,7 +114,7 @@ class ShutdownPort(Device):
 
     state: State
 
-    def __init__(self, name: str | None = None, on_power_off: Callable[[], object] = _nobody) -> None:
+    def __init__(self, name: str | None = None, on_power_off: Callable[[], object] = nobody) -> None:
         super().__init__(name)
         self.on_power_off = on_power_off
 

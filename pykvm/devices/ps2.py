@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pykvm.devices.keystrokes import KeyEvent, TerminalKeys, keys_of_text
 from pykvm.devices.scancodes import codes_of, key_number
 from pykvm.errors import DeviceError
+from pykvm.model.callback import nobody
 from pykvm.model.plain import field, record
 
 __all__ = ["BACKLOG_EVENTS", "BUFFER_BYTES", "Ps2Keyboard", "Ps2Mouse"]
@@ -33,10 +34,6 @@ WHEEL_ID, BUTTONS_ID = 3, 4
 _KNOCKS = {bytes((200, 100, 80)): WHEEL_ID, bytes((200, 200, 80)): BUTTONS_ID}
 LEFT, RIGHT, MIDDLE, SIDE, EXTRA = 1, 2, 4, 8, 16
 _DOUBLED = (0, 1, 1, 3, 6, 9)  # scaling 2:1 of small movements
-
-
-def _nothing() -> None:
-    """Nobody is told."""
 
 
 class Ps2Keyboard:
@@ -65,7 +62,7 @@ class Ps2Keyboard:
         down: list[int] = field(default_factory=list)
         terminal: bytearray = field(default_factory=bytearray)
 
-    def __init__(self, changed: Callable[[], object] = _nothing) -> None:
+    def __init__(self, changed: Callable[[], object] = nobody) -> None:
         self.state = self.State()
         self._changed = changed
 
@@ -237,7 +234,7 @@ class Ps2Mouse:
         codes: bytearray = field(default_factory=bytearray)
         reports: list[list[int]] = field(default_factory=list)
 
-    def __init__(self, changed: Callable[[], object] = _nothing) -> None:
+    def __init__(self, changed: Callable[[], object] = nobody) -> None:
         self.state = self.State()
         self._changed = changed
 

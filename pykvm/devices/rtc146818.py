@@ -37,6 +37,7 @@ from pykvm.devices.rtc_registers import (
     C,
     D,
 )
+from pykvm.model.callback import nobody
 from pykvm.model.clock import NS_PER_S, Timer
 from pykvm.model.plain import field, record
 from pykvm.model.register import Register
@@ -53,10 +54,6 @@ DIVIDER_RESET = 0x60
 KIB, MIB = 1 << 10, 1 << 20
 DATA_PORT = 1
 NMI_MASK = 0x80
-
-
-def _ignore(is_masked: bool) -> None:
-    """Nobody asks for the NMI mask."""
 
 
 def _initial_cmos() -> bytearray:
@@ -92,7 +89,7 @@ class Rtc146818(Device):
     state: State
 
     def __init__(
-        self, name: str | None = None, epoch_s: float | int = 0, on_nmi_mask: Callable[[bool], None] = _ignore
+        self, name: str | None = None, epoch_s: float | int = 0, on_nmi_mask: Callable[[bool], None] = nobody
     ) -> None:
         super().__init__(name)
         self.on_nmi_mask = on_nmi_mask

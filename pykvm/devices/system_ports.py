@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pykvm.devices.device import Device
+from pykvm.model.callback import nobody
 from pykvm.model.register import Field, Register
 
 TYPE_CHECKING = False
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["Port92"]
 
 FAST_RESET, A20 = 1, 2
-
-
-def _ignore() -> None:
-    """Nobody waits for a reset of the CPU."""
 
 
 class Port92(Device):
@@ -50,7 +47,7 @@ class Port92(Device):
         ),
     )
 
-    def __init__(self, name: str | None = None, on_reset: Callable[[], object] = _ignore) -> None:
+    def __init__(self, name: str | None = None, on_reset: Callable[[], object] = nobody) -> None:
         super().__init__(name)
         self.on_reset = on_reset
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pykvm.devices.device import Device
+from pykvm.model.callback import nobody
 from pykvm.model.interrupt import InterruptLine
 from pykvm.model.plain import field, record
 from pykvm.model.register import Field, Register
@@ -74,10 +75,6 @@ class PcTestBytes(Device):
         self._latch.write(offset, 1, value & 0xFF)
 
 
-def _nobody(number: int, level: bool) -> None:
-    """The lines are connected to nothing."""
-
-
 class PcTestIrqLines(Device):
     """Test interrupts: ports 0x2000 to 0x2017; a byte drives the interrupt line of that number, high unless it is 0.
 
@@ -100,7 +97,7 @@ class PcTestIrqLines(Device):
 
     state: State
 
-    def __init__(self, name: str | None = None, on_irq: Callable[[int, bool], object] = _nobody) -> None:
+    def __init__(self, name: str | None = None, on_irq: Callable[[int, bool], object] = nobody) -> None:
         super().__init__(name)
         self._lines = [InterruptLine(partial(on_irq, number)) for number in range(IRQ_LINES)]
 

@@ -49,6 +49,7 @@ from pykvm.devices.uart16550_registers import (
     REGISTERS,
     TRIGGER_BYTES,
 )
+from pykvm.model.callback import nobody
 from pykvm.model.plain import field, record
 from pykvm.model.register import Register
 
@@ -61,18 +62,6 @@ __all__ = ["FIFO_BYTES", "Uart16550"]
 RBR_THR, LSR = 0, 5
 CHARACTER_ERRORS = LSR_PE | LSR_FE | LSR_BI
 DELTAS_OF_ANY_CHANGE, DELTA_OF_A_FALL = 0b1011, 0b0100
-
-
-def _ignore_output(data: bytes) -> None:
-    """Nobody is at the other end."""
-
-
-def _ignore_modem(dtr: bool, rts: bool) -> None:
-    """Nobody looks at the modem outputs."""
-
-
-def _ignore_break(active: bool) -> None:
-    """Nobody looks for breaks."""
 
 
 class Uart16550(Device):
@@ -118,10 +107,10 @@ class Uart16550(Device):
     def __init__(
         self,
         name: str | None = None,
-        output: Callable[[bytes], None] = _ignore_output,
+        output: Callable[[bytes], None] = nobody,
         irq_needs_out2: bool = False,
-        on_modem: Callable[[bool, bool], object] = _ignore_modem,
-        on_break: Callable[[bool], object] = _ignore_break,
+        on_modem: Callable[[bool, bool], object] = nobody,
+        on_break: Callable[[bool], object] = nobody,
     ) -> None:
         super().__init__(name, output)
         self.irq_needs_out2 = irq_needs_out2

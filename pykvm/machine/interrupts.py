@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pykvm.errors import ConfigurationError
 from pykvm.machine.pc import Part
+from pykvm.model.callback import nobody
 from pykvm.model.clock import Clock
 from pykvm.model.interrupt import InterruptLine, SharedLine
 from pykvm.trace.layout import KIND_LINE
@@ -23,10 +24,6 @@ PIC_LINES, IO_APIC_LINES = 16, 24
 MOST_OWED_TICKS = 100
 TIMER_IRQ, TIMER_PIN = 0, 2
 """The PIT's interrupt is input 2 of a PC's I/O APIC (ACPI 6.5, 5.2.12.5 Interrupt Source Override)."""
-
-
-def _nothing() -> None:
-    """There is nothing to be made."""
 
 
 class Interrupts(ABC):
@@ -134,7 +131,7 @@ class UserInterrupts(Interrupts):
         self._vcpu = vm.vcpus[0]
         self._ask = InterruptLine(self._asked)
         self._pic: PicPair | None = None
-        self.before_use: Callable[[], object] = _nothing
+        self.before_use: Callable[[], object] = nobody
         self._vcpu.acknowledge = self._acknowledge
 
     @property

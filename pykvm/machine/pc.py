@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pykvm.devices.device import Device
+from pykvm.model.callback import nobody
 from pykvm.model.plain import record
 
 TYPE_CHECKING = False
@@ -42,14 +43,6 @@ class Part:
     irqs: tuple[tuple[str, int], ...] = ()
 
 
-def _nothing() -> None:
-    """Nobody is told."""
-
-
-def _ignore(*values: object) -> None:
-    """Nobody is told."""
-
-
 def _no_device(name: str) -> Device:
     raise KeyError(name)
 
@@ -74,12 +67,12 @@ class Wiring:
     memory: GuestMemory | None = None
     cpus: int = 1
     epoch_s: float = 0.0
-    debug: Callable[[bytes], object] = _ignore
-    on_exit: Callable[[int], None] = _ignore
-    on_power_off: Callable[[], None] = _nothing
-    on_reset: Callable[[str], None] = _ignore
-    on_nmi_mask: Callable[[bool], None] = _ignore
-    set_irq: Callable[[int, bool], None] = _ignore
+    debug: Callable[[bytes], object] = nobody
+    on_exit: Callable[[int], None] = nobody
+    on_power_off: Callable[[], None] = nobody
+    on_reset: Callable[[str], None] = nobody
+    on_nmi_mask: Callable[[bool], None] = nobody
+    set_irq: Callable[[int, bool], None] = nobody
     device: Callable[[str], Device] = _no_device
 
 

@@ -9,13 +9,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from pykvm.model.callback import nobody
+
 __all__ = ["NS_PER_S", "AccessClock", "Clock", "RealClock", "Timer", "VirtualClock"]
 
 NS_PER_S = 1_000_000_000
-
-
-def _nobody() -> None:
-    """Nobody is told."""
 
 
 class Timer:
@@ -44,7 +42,7 @@ class Clock(ABC):
 
     def __init__(self) -> None:
         self._armed: dict[Timer, int] = {}
-        self.on_change: Callable[[], object] = _nobody
+        self.on_change: Callable[[], object] = nobody
 
     @abstractmethod
     def now_ns(self) -> int:

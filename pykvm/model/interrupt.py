@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pykvm.model.callback import nobody
+
 __all__ = ["InterruptLine", "SharedLine"]
-
-
-def _nobody(level: bool) -> None:
-    """A line that is connected to nothing."""
 
 
 class InterruptLine:
@@ -26,7 +24,7 @@ class InterruptLine:
 
     __slots__ = ("_sink", "level")
 
-    def __init__(self, sink: Callable[[bool], object] = _nobody) -> None:
+    def __init__(self, sink: Callable[[bool], object] = nobody) -> None:
         self.level = False
         self._sink = sink
 

@@ -30,13 +30,13 @@ def stepping(machine: Machine, timeout_s: float = DEADLINE_S, max_exits: int | N
         yield machine
 
 
-def step(machine: Machine) -> Exit:
+def step_once(machine: Machine) -> Exit:
     return machine.vcpu.step(machine.dispatch)
 
 
-def step_on(machine: Machine) -> Exit:
-    """Step, whatever else takes the vCPU out of the guest: input that comes, the timer that posted writes set."""
-    while isinstance(exit := step(machine), Interrupted) and machine._runner._stop is None:
+def step(machine: Machine) -> Exit:
+    """Step, whatever else takes the vCPU out of the guest: input, a timer, a signal that is none of the machine's."""
+    while isinstance(exit := step_once(machine), Interrupted) and machine._runner._stop is None:
         machine._runner._run_soon()
     return exit
 
@@ -47,7 +47,7 @@ def rip(machine: Machine) -> int:
 
 def run_by_steps(machine: Machine) -> Exit:
     """Step until something else than a step ends; return that."""
-    while isinstance(exit := step_on(machine), DebugExit):
+    while isinstance(exit := step(machine), DebugExit):
         pass
     return exit
 
@@ -226,7 +226,7 @@ def test_no_access_is_posted_or_latched_between_steps() -> None:
         before = len(machine.serial.received())
         with stepping(machine):
             for _ in range(12):
-                assert isinstance(step_on(machine), DebugExit)
+                assert isinstance(step(machine), DebugExit)
                 writes = [r for r in records(machine)[10:] if r.name == "com1.THR"]
                 assert len(machine.serial.received()) == before + len(writes)
             assert {record.is_fast for record in records(machine)[10:]} == {False}
@@ -286,7 +286,7 @@ def test_a_long_repeated_instruction_can_be_interrupted(stop: str) -> None:
                     machine.vcpu.set_deadline(0.05)
                 timer = threading.Timer(0.05, machine.vcpu.kick if stop == "kick" else int)
                 timer.start()
-                assert step(machine) == Interrupted()
+                assert step_once(machine) == Interrupted()
                 timer.cancel()
                 timer.join()
                 machine.vcpu.set_deadline(DEADLINE_S)
@@ -295,8 +295,8 @@ def test_a_long_repeated_instruction_can_be_interrupted(stop: str) -> None:
         registers = machine.vcpu.registers()
         registers.rcx = 2
         machine.vcpu.set_registers(registers)
-        assert isinstance(step_on(machine), DebugExit)
-        assert step_on(machine) == Halt()
+        assert isinstance(step(machine), DebugExit)
+        assert step(machine) == Halt()
         assert machine.counts() == {"hlt": 1}
 
 
@@ -305,7 +305,7 @@ def test_what_a_kick_stops_goes_on_with_the_next_step() -> None:
         for _ in range(2):
             machine.vcpu.kick()
             at = rip(machine)
-            assert step(machine) == Interrupted()
+            assert step_once(machine) == Interrupted()
             assert rip(machine) == at
             assert isinstance(step(machine), DebugExit)
         assert step(machine) == Halt()
