@@ -18,14 +18,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from pykvm.cli.terminal import has_colour
+from pykvm.cli.terminal import has_colour, printing
 from pykvm.devices.device import Device
 from pykvm.devices.pci_function import PciFunction
-from pykvm.errors import ConfigurationError, OutputError
+from pykvm.errors import ConfigurationError
 from pykvm.machine.custom import device_classes, load_class, split_class
 from pykvm.machine.listing import listed_devices
 from pykvm.machine.pc import Part
-from pykvm.model.access import Space
 from pykvm.model.register import Register
 from pykvm.report.register_map import Palette, place_text, range_text, register_map
 
@@ -42,19 +41,10 @@ Placed = tuple[Part, Device]
 
 def devices(arguments: argparse.Namespace) -> int:
     """Print the list of devices, or one device's register map."""
-    if sys.stdout is None:
-        raise OutputError("stdout is closed; there is nowhere to print to")
-    is_terminal = sys.stdout.isatty()
-    palette = Palette.of_terminal(is_terminal and has_colour(sys.stdout.fileno()))
-    data, lines = _one(arguments.name, palette) if arguments.name is not None else _all(palette)
-    text = json.dumps(data, indent=2) if arguments.json else "\n".join(lines)
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise OutputError("stdout was closed by its reader; not all was printed") from None
-    except OSError as error:
-        raise OutputError(f"stdout: {error.strerror}; not all was printed") from error
+    with printing("not all was printed") as out:
+        palette = Palette.of_terminal(out.isatty() and has_colour(out.fileno()))
+        data, lines = _one(arguments.name, palette) if arguments.name is not None else _all(palette)
+        out.write((json.dumps(data, indent=2) if arguments.json else "\n".join(lines)) + "\n")
     return 0
 
 
@@ -108,7 +98,7 @@ def _one(name: str, palette: Palette) -> tuple[dict[str, Any], Iterator[str]]:
         if part.name == name:
             head = f"{_places(part)}, irq {_irqs(part)}" if part.irqs else _places(part)
             data = _with_registers(_entry(part, device), device.registers)
-            return data, _map(name, head, type(device), device.registers, _base(part), palette)
+            return data, _map(name, head, type(device), device.registers, part.base, palette)
     cls = _class_named(name, [part.name for part, _ in placed])
     full = name if split_class(name) else f"{cls.__module__}:{cls.__name__}"
     nowhere: dict[str, Any] = {"space": None, "address": None, "windows": [], "irqs": {}}
@@ -164,18 +154,10 @@ def _doc(cls: type[object]) -> str:
     return " ".join(text.strip().partition("\n\n")[0].split())
 
 
-def _base(part: Part) -> int:
-    return part.port if part.port is not None else part.address or 0
-
-
-def _space(part: Part) -> Space:
-    return Space.PIO if part.port is not None else Space.MMIO
-
-
 def _places(part: Part) -> str:
     first, *more = part.windows
-    ranges = [place_text(_space(part), _base(part) + first[0], first[1])]
-    return ", ".join([*ranges, *(range_text(_base(part) + offset, size) for offset, size in more)])
+    ranges = [place_text(part.space, part.base + first[0], first[1])]
+    return ", ".join([*ranges, *(range_text(part.base + offset, size) for offset, size in more)])
 
 
 def _irqs(part: Part) -> str:
@@ -186,8 +168,8 @@ def _entry(part: Part, device: Device) -> dict[str, Any]:
     return {
         "name": part.name,
         "class": f"{type(device).__module__}:{type(device).__name__}",
-        "space": _space(part).value,
-        "address": _base(part),
+        "space": part.space.value,
+        "address": part.base,
         "size": device.size,
         "windows": [list(window) for window in part.windows],
         "irqs": dict(part.irqs),

@@ -34,12 +34,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 
 from pykvm.accel.kvm.survey import Finding, Survey, survey
-from pykvm.cli.terminal import has_colour
-from pykvm.errors import OutputError
+from pykvm.cli.terminal import has_colour, printing
 
 __all__ = ["doctor"]
 
@@ -67,16 +65,9 @@ Row = tuple[str, str, str]
 def doctor(arguments: argparse.Namespace) -> int:
     """Print what was found about this machine's KVM; return 0 when guests can run, else 69."""
     found = survey()
-    if sys.stdout is None:
-        raise OutputError("stdout is closed; there is nowhere to print to")
-    text = json.dumps(found.as_json(), indent=2) if arguments.json else _report(found, has_colour(sys.stdout.fileno()))
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise OutputError("stdout was closed by its reader; not all of the report was printed") from None
-    except OSError as error:
-        raise OutputError(f"stdout: {error.strerror}; not all of the report was printed") from error
+    with printing("not all of the report was printed") as out:
+        text = json.dumps(found.as_json(), indent=2) if arguments.json else _report(found, has_colour(out.fileno()))
+        out.write(text + "\n")
     return 0 if found.usable else NO_USABLE_KVM
 
 

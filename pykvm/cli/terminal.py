@@ -14,7 +14,7 @@ from pykvm.errors import OutputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TextIO
 
 __all__ = [
     "ESCAPE",
@@ -23,6 +23,7 @@ __all__ = [
     "is_foreground_terminal",
     "make_raw",
     "orderly_end",
+    "printing",
     "write_all",
 ]
 
@@ -72,6 +73,27 @@ def write_all(fd: int, data: bytes, name: str) -> None:
             raise OutputError(f"{name} was closed by its reader; the guest was stopped") from None
         except OSError as error:
             raise OutputError(f"{name}: {error.strerror}; the guest was stopped") from error
+
+
+@contextmanager
+def printing(rest: str) -> Iterator[TextIO]:
+    """Give stdout to print to, flushed at the end.
+
+    Args:
+        rest: what to say of what may be missing when it cannot all be written.
+
+    Raises:
+        OutputError: it is closed, or its disk is full.
+    """
+    if sys.stdout is None:
+        raise OutputError("stdout is closed; there is nowhere to print to")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise OutputError(f"stdout was closed by its reader; {rest}") from None
+    except OSError as error:
+        raise OutputError(f"stdout: {error.strerror}; {rest}") from error
 
 
 def _wait_writable(fd: int) -> None:

@@ -9,6 +9,8 @@ import _thread
 import os
 import time
 
+from pykvm.machine.serial import BACKLOG_BYTES, CHUNK_BYTES, KEPT_BYTES
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -40,12 +42,9 @@ if TYPE_CHECKING:
             """Let nobody come any more."""
 
 
-__all__ = ["KEPT_BYTES", "Channel"]
+__all__ = ["Channel"]
 
-KEPT_BYTES = 1 << 20
-READ_BYTES = 4096
 SEND_BYTES = 1 << 16
-BACKLOG_BYTES = 1 << 16
 RETRY_S = 0.02
 FLUSH_S = 2.0
 
@@ -179,7 +178,7 @@ class Channel:
         assert self._peer is not None
         assert self._line is not None
         try:
-            data = self._peer.recv(READ_BYTES)
+            data = self._peer.recv(CHUNK_BYTES)
         except BlockingIOError:
             return
         except OSError:

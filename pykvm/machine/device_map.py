@@ -59,11 +59,10 @@ class DeviceMap:
         for _, irq in part.irqs:
             self._interrupts.check(irq)
         attachment = Attachment(part.name, lambda: self._made(part))
-        space, base = (Space.PIO, part.port) if part.port is not None else (Space.MMIO, part.address or 0)
-        if space is Space.MMIO:
-            self._refuse_ram(part.name, base, part.windows)
+        if part.space is Space.MMIO:
+            self._refuse_ram(part.name, part.base, part.windows)
         for offset, size in part.windows:
-            self._bus.attach(attachment, space, base + offset, size, offset)
+            self._bus.attach(attachment, part.space, part.base + offset, size, offset)
         self._parts[part.name] = part
         self._attachments[part.name] = attachment
 
@@ -79,8 +78,8 @@ class DeviceMap:
     def _made(self, part: Part) -> Device:
         device = part.make()
         device.clock = self._clock
-        if part.port is not None:
-            device.fast = self._fast.at(part.port)
+        if part.space is Space.PIO:
+            device.fast = self._fast.at(part.base)
         for attribute, irq in part.irqs:
             setattr(device, attribute, self._interrupts.line(irq))
         device.attached()

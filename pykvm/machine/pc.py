@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pykvm.devices.device import Device
+from pykvm.model.access import Space
 from pykvm.model.callback import nobody
 from pykvm.model.plain import record
 
@@ -41,6 +42,16 @@ class Part:
     address: int | None = None
     windows: tuple[tuple[int, int], ...] = ()
     irqs: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def space(self) -> Space:
+        """Where it is: at ports or in memory."""
+        return Space.PIO if self.port is not None else Space.MMIO
+
+    @property
+    def base(self) -> int:
+        """Port or guest-physical address of its offset 0."""
+        return self.port if self.port is not None else self.address or 0
 
 
 def _no_device(name: str) -> Device:

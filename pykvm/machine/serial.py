@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pykvm.devices.uart16550 import Uart16550
     from pykvm.model.seams import InputLine
 
-__all__ = ["InputPump", "SerialLine"]
+__all__ = ["BACKLOG_BYTES", "CHUNK_BYTES", "KEPT_BYTES", "InputPump", "SerialLine"]
 
 KEPT_BYTES = 1 << 20
 CHUNK_BYTES = 4096

@@ -7,7 +7,8 @@ import os
 import time
 
 from pykvm.errors import OutputError
-from pykvm.machine.channel import KEPT_BYTES, READ_BYTES, RETRY_S, Channel
+from pykvm.machine.channel import RETRY_S, Channel
+from pykvm.machine.serial import CHUNK_BYTES, KEPT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class _SocketBackend(Channel):
 
             try:
                 self._peer.shutdown(socket.SHUT_WR)
-                for _ in range(KEPT_BYTES // READ_BYTES):  # one that never stops sending has no claim to more
-                    if not self._peer.recv(READ_BYTES):
+                for _ in range(KEPT_BYTES // CHUNK_BYTES):  # one that never stops sending has no claim to more
+                    if not self._peer.recv(CHUNK_BYTES):
                         break
             except OSError:
                 pass  # nothing there, or the client is gone

@@ -15,8 +15,8 @@ import pytest
 
 from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine.backends import FileBackend, PtyBackend, StreamBackend, TcpBackend, UnixBackend, open_backend
-from pykvm.machine.channel import FLUSH_S, KEPT_BYTES, Channel
-from pykvm.machine.serial import BACKLOG_BYTES
+from pykvm.machine.channel import FLUSH_S, Channel
+from pykvm.machine.serial import BACKLOG_BYTES, KEPT_BYTES
 from tests.support import DEADLINE_S, SLOWNESS
 
 
