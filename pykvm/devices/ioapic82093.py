@@ -8,7 +8,8 @@ parts send them, not over the three wires of the APIC bus. Where this differs fr
 - A message is accepted at once, so DELIVS always reads 0.
 - Remote IRR is cleared when an entry is made edge-triggered: Linux and FreeBSD end an interrupt that way.
 - SMI, NMI, INIT and ExtINT are sent at a rising edge even where the entry says level.
-- Registers are for accesses of 32 bits, as the data sheet demands; a narrower write clears the rest of the register.
+- Registers are for accesses of 32 bits, as the data sheet demands; a narrower write to a redirection entry clears the
+  rest of its half.
 - Which pin an interrupt line goes to is the board's business: on a PC, IRQ 0 to pin 2, ExtINT to pin 0, others 1:1.
 """
 

@@ -12,6 +12,7 @@ from pykvm.errors import ConfigurationError, KvmError
 from pykvm.machine.halting import Halted, HaltWatch, IdleSkip
 from pykvm.machine.interrupt import LateInterrupt
 from pykvm.machine.outcome import Outcome, Reason, outcome_of
+from pykvm.machine.pace import Pace
 from pykvm.machine.parallel import Threads
 from pykvm.model.access import Access
 from pykvm.model.clock import AccessClock, Clock, RealClock
@@ -31,10 +32,6 @@ __all__ = ["Runner"]
 
 READ_EVERY_S = 0.005
 """How often the exits of several vCPUs are looked at."""
-GUEST_NS = 100_000
-"""From one timer to the next that interrupts the guest, on average: less, and it would have no time to run at all."""
-BURST_NS = 10 * GUEST_NS
-"""How far timers may be ahead of that: an interrupt's fall and rise that are a microsecond apart are both in time."""
 
 
 def _no_such_msr(vcpu: KvmVcpu, access: MsrAccess) -> None:
@@ -81,7 +78,7 @@ class Runner:
         self._deadline: float | None = None
         self._limit: int | None = None
         self._alarm_ns: int | None = None
-        self._earliest_ns = 0
+        self._pace = Pace()
         self._nmi_is_masked = self._nmi_waits = False
         self._is_running = False
         self._lock = _thread.allocate_lock()
@@ -287,14 +284,13 @@ class Runner:
         self._vm.stream.stop_at = self._limit
         if when != self._alarm_ns:
             self._alarm_ns = when
-            self._vcpus[0].set_alarm(None if when is None else max(when, self._earliest_ns) - self._clock.now_ns())
+            self._vcpus[0].set_alarm(None if when is None else max(when, self._pace.earliest_ns) - self._clock.now_ns())
 
     def _tick(self) -> None:
         """Do what the host wants done and what the clock says is due."""
         self._run_soon()
         self._alarm_ns = None
-        now = self._clock.now_ns()
-        self._earliest_ns = min(max(self._earliest_ns, now - BURST_NS), now) + GUEST_NS
+        self._pace.interrupted(self._clock.now_ns())
         self._clock.run_due()
         self._clock_changed()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pykvm import Machine, Reason
-from pykvm.machine.running import GUEST_NS
+from pykvm.machine.pace import GUEST_NS
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.model.registers import DescriptorTable
 from tests.machine.hostile_guest import CODE, HANDLER, IDT, LEFT, gates, handler, outs

@@ -1,7 +1,8 @@
 """The processor's features: their names, as /proc/cpuinfo of Linux has them, and where CPUID says them.
 
 Sources: Intel SDM vol. 2A, CPUID, tables "Feature Information"; AMD APM vol. 3, appendix E. Bits that follow what the
-guest does (OSXSAVE, OSPKE) have no name here: nobody can choose them.
+guest does (OSXSAVE, OSPKE) have no name here: nobody can choose them. Where /proc/cpuinfo has one name for what two
+vendors say in different bits (ibrs, ibpb, stibp, ssbd), or none, the name here tells them apart.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ _WORDS = {
     (0x80000001, 0, "ecx"): "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs "
     "xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext perfctr_core perfctr_nb - bpext ptsc perfctr_llc mwaitx",
     (0x80000007, 0, "edx"): "- - - - - - - - nonstop_tsc",
-    (0x80000008, 0, "ebx"): "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - amd_ibpb - amd_ibrs amd_stibp",
+    (0x80000008, 0, "ebx"): "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - amd_ibpb - amd_ibrs amd_stibp "
+    "- amd_stibp_always_on - - - - - amd_ppin amd_ssbd virt_ssbd amd_ssb_no - amd_psfd",
 }
 
 FEATURES = {
