@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
 from collections.abc import Sequence
 
 from pykvm.cli.parser import build_parser
-from pykvm.errors import PykvmError
+from pykvm.errors import OutputError, PykvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["console", "main"]
 
 INTERRUPTED = 130
+SHORT = (errno.EMFILE, errno.ENFILE)
+"""What any `open` of ours or of Python's may meet, wherever it is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in SHORT:
+            raise
+        _complain(f"{error.strerror}; close some, or raise the limit (ulimit -n)")
+        return OutputError.exit_status
     finally:
         gc.enable()
         _flush()

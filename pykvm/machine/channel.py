@@ -9,6 +9,7 @@ import _thread
 import os
 import time
 
+from pykvm.errors import OutputError
 from pykvm.machine.serial import BACKLOG_BYTES, CHUNK_BYTES, KEPT_BYTES
 
 TYPE_CHECKING = False
@@ -70,7 +71,7 @@ class Channel:
         self._start = 0  # of all that was written, how much came before `_pending`
         self._guard = _thread.allocate_lock()
         self._ended = _thread.allocate_lock()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = -1
         self._line: SerialLine | None = None
         self._deadline: float | None = None
         self._listener: Listener | None = None
@@ -91,11 +92,19 @@ class Channel:
             if excess > 0:
                 del self._pending[:excess]
                 self._start += excess
-            if was_empty:
+            if was_empty and self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
     def connect(self, line: SerialLine) -> None:
-        """Begin to serve, with `line` for what programs send."""
+        """Begin to serve, with `line` for what programs send.
+
+        Raises:
+            OutputError: the process has too many open files.
+        """
+        try:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as error:
+            raise OutputError(f"serial {self.place}: {error.strerror}; close some, or raise the limit") from error
         self._ended.acquire()
         _thread.start_new_thread(self._run, (line,))
         self._line = line  # from here on `close` waits for the thread
@@ -106,12 +115,14 @@ class Channel:
             if self._deadline is not None:
                 return
             self._deadline = time.monotonic() + FLUSH_S
-            os.eventfd_write(self._wake, 1)
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
         if self._line is None:
             self._finish()
         else:
             self._ended.acquire()
-        os.close(self._wake)
+        if self._wake >= 0:
+            os.close(self._wake)
 
     # ---- in the thread
 

@@ -73,6 +73,10 @@ class _SocketBackend(Channel):
         super()._drop_peer()
 
 
+def _tcp(host: str, port: int) -> str:
+    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+
 class TcpBackend(_SocketBackend):
     """A TCP port that a client connects to.
 
@@ -104,11 +108,11 @@ class TcpBackend(_SocketBackend):
             if listener is not None:
                 listener.close()
             why = getattr(error, "strerror", None) or str(error)
-            raise OutputError(f"serial tcp:{host}:{port}: {why}; choose another port (0: any that is free)") from error
+            raise OutputError(f"serial {_tcp(host, port)}: {why}; choose another port (0: any that is free)") from error
         super().__init__(listener)
         self.is_picked = port == 0
         host, self.port = listener.getsockname()[:2]
-        self.place = f"tcp:[{host}]:{self.port}" if ":" in host else f"tcp:{host}:{self.port}"
+        self.place = _tcp(host, self.port)
 
     def _greet(self, client: socket.socket) -> None:
         import socket
@@ -132,14 +136,16 @@ class UnixBackend(_SocketBackend):
 
         self._path = path
         self.place = f"unix:{path}"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = None
         try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._remove_dead(listener)
             listener.bind(path)
             listener.listen()
             found = os.lstat(path)
         except OSError as error:
-            listener.close()
+            if listener is not None:
+                listener.close()
             why = error.strerror or str(error)
             raise OutputError(f"serial {self.place}: {why}; name a path where a socket can be made") from error
         super().__init__(listener)

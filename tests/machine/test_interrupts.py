@@ -92,11 +92,9 @@ def test_no_virtual_time_passes_while_the_host_is_busy() -> None:
 
 
 def test_real_time_passes_while_the_guest_halts() -> None:
-    started = time.monotonic()
-    with code_machine(tick_guest()) as machine:
+    with code_machine(tick_guest(), clock="real") as machine:
         machine.run(DEADLINE_S)
         assert machine.clock.now_ns() >= 49e6
-    assert time.monotonic() - started >= 0.049
 
 
 def test_the_clock_stands_still_between_runs() -> None:

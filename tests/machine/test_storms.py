@@ -63,9 +63,7 @@ def test_a_storm_ends_by_its_exits_and_by_the_time(clock: str) -> None:
     with storm(clock) as machine:
         assert machine.run(DEADLINE_S, max_exits=2000).reason is Reason.LIMITED
         assert machine.counts()["interrupt"] > 1900
-        started = time.monotonic()
         assert machine.run(0.1).reason is Reason.TIMED_OUT
-        assert time.monotonic() - started < 5 * SLOWNESS
         machine.call_soon(machine.stop)
         assert machine.run(DEADLINE_S).reason is Reason.STOPPED
 
