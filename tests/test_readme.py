@@ -118,6 +118,21 @@ def test_what_the_page_on_devices_shows_is_python() -> None:
     assert second.next(first.next(0, 0), 0) == 0
 
 
+@pytest.mark.kvm
+def test_a_device_that_fails_prints_what_the_page_on_devices_shows(tmp_path: Path) -> None:
+    """But for the registers below it, the time, and the marks that some Pythons put under a line."""
+    # mov dx, 0x500; mov al, 0; out dx, al; mov cx, 10; mov al, 1; inc dx; out dx, al
+    image = tmp_path / "no_sides.bin"
+    image.write_bytes(bytes.fromhex("ba 00 05 b0 00 ee b9 0a 00 b0 01 42 ee"))
+    command = [sys.executable, "-m", "pykvm", "boot", str(image)]
+    result = run([*command, "--device", "docs/examples/dice.py:Dice@port=0x500"], ROOT)
+    assert result.returncode == 70
+    page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"^```\n(pykvm: a device failed.*?)^ +rax", page, re.MULTILINE | re.DOTALL)
+    varying = re.compile(r"in [\d.]+ s|^ +[~^]+\n", re.MULTILINE)
+    assert varying.sub("", result.stderr).startswith(varying.sub("", shown))
+
+
 def test_the_options_are_those_of_the_command() -> None:
     result = run([sys.executable, "-m", "pykvm", "boot", "--help"], ROOT)
     options = set(re.findall(r"--[a-z-]+", result.stdout)) - {"--help"}

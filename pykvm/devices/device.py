@@ -92,7 +92,10 @@ class Device:
         if name is not None:
             self.name = name  # type: ignore[misc]
         if not self.name.isidentifier():
-            raise DeviceError(f"{type(self).__name__}: name {self.name!r} must be an identifier, such as 'com1'")
+            raise DeviceError(
+                f"{type(self).__name__}: name {self.name!r} must be an identifier, such as 'com1'; "
+                "give the class a `name`, or pass one"
+            )
         self.state: Any = self.State() if hasattr(type(self), "State") else None
         self.output = output
         self.irq = InterruptLine()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 import pytest
 
-from pykvm.errors import ConfigurationError
-from pykvm.machine.backends import PtyBackend, open_backend
+from pykvm.machine.backends import PtyBackend
 
 
 class Guest:
@@ -37,13 +35,3 @@ def test_a_terminal_that_its_program_keeps_for_itself_can_be_closed(monkeypatch:
     finally:
         monkeypatch.undo()
         os.close(reader)
-
-
-@pytest.mark.parametrize("target", ["stdio", "none"])
-def test_what_only_the_command_line_knows_is_no_file(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigurationError, match="only the command line knows it"):
-        open_backend(target)
-    assert list(tmp_path.iterdir()) == []

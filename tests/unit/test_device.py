@@ -322,7 +322,7 @@ def test_a_bad_declaration_says_what_is_wrong(registers: tuple[Register, ...], m
 
 @pytest.mark.parametrize("name", ["", "two words", "8250"])
 def test_a_name_must_be_an_identifier(name: str) -> None:
-    message = f"^Made: name '{name}' must be an identifier, such as 'com1'$"
+    message = f"^Made: name '{name}' must be an identifier, such as 'com1'; give the class a `name`, or pass one$"
     with pytest.raises(DeviceError, match=message):
         declare(name=name)()
     with pytest.raises(DeviceError, match=message):

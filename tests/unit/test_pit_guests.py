@@ -13,6 +13,8 @@ from pykvm.model.interrupt import InterruptLine
 PIT, PORT_B, PM_TIMER = 0x40, 0x61, 0x608
 CONTROL, COUNTER_0, COUNTER_2 = 0x43, 0x40, 0x42
 ACCESS_NS = 1000
+MAX_READS = 1_000_000
+"""Of a guest that waits for something: more, and it never comes."""
 
 
 class Pc:
@@ -21,7 +23,7 @@ class Pc:
     def __init__(self, access_ns: int = ACCESS_NS, start_ns: int = 0) -> None:
         self.access_ns = access_ns
         self.clock = VirtualClock(start_ns)
-        self.ticks = 0
+        self.ticks = self.reads = 0
         pit = Pit8254()
         self.devices = {PIT: pit, PORT_B: PortB(pit), 0x600: AcpiPm()}
         for device in self.devices.values():
@@ -40,6 +42,8 @@ class Pc:
         return self._in(port, 4)
 
     def _in(self, port: int, size: int) -> int:
+        self.reads += 1
+        assert self.reads < MAX_READS
         self.clock.advance(self.access_ns)
         base = max(base for base in self.devices if base <= port)
         return self.devices[base].read(port - base, size)

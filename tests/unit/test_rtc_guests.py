@@ -15,12 +15,15 @@ A, B, C, D, CENTURY = 10, 11, 12, 13, 0x32
 UIP, SET, UIE = 0x80, 0x80, 0x10
 EPOCH_S = 1_709_251_195  # 2024-02-29 23:59:55
 ACCESS_NS = 1000
+MAX_READS = 1_000_000
+"""Of a guest that waits for something: more, and it never comes."""
 
 
 class Pc:
     """The clock's ports; each access takes a microsecond."""
 
     def __init__(self) -> None:
+        self.reads = 0
         self.clock = VirtualClock()
         self.rtc = Rtc146818(epoch_s=EPOCH_S)
         self.rtc.clock = self.clock
@@ -28,6 +31,8 @@ class Pc:
 
     def read(self, index: int) -> int:
         self.clock.advance(2 * ACCESS_NS)
+        self.reads += 1
+        assert self.reads < MAX_READS
         self.rtc.write(0, 1, index)
         return self.rtc.read(1, 1)
 
