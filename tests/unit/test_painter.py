@@ -6,31 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykvm.cli.screen import Painter
-from pykvm.devices.vga import VgaText
-from pykvm.machine.screen import Screen
-from pykvm.memory import GuestMemory
 from tests.emulator import Emulator
+from tests.screen_guest import BUFFER, ScreenGuest
 
-BUFFER, CRTC = 0xB8000, 0x14
 TRUE = 1 << 24
 
 
-class Guest:
+class Guest(ScreenGuest):
     """A guest's screen, its painter, and the terminal that shows it."""
 
     def __init__(self, columns: int = 80, rows: int = 25, colours: int = 16, hint: str = "") -> None:
-        self.memory = GuestMemory(1 << 20)
-        self.vga = VgaText()
-        self.screen = Screen(self.vga, self.memory)
+        super().__init__()
         self.painter = Painter(self.screen, colours, hint)
         self.terminal = Emulator(columns, rows)
-
-    def put(self, at: int, text: str, attribute: int = 0x07) -> None:
-        data = text.encode("cp437")
-        self.memory.write(BUFFER + 2 * at, bytes(byte for character in data for byte in (character, attribute)))
-
-    def crtc(self, index: int, value: int) -> None:
-        self.vga.write(CRTC, 2, value << 8 | index)
 
     def paint(self) -> bytes:
         data = self.painter.frame(self.terminal.columns, self.terminal.rows)

@@ -6,32 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.devices.vga import VgaText
-from pykvm.machine.screen import Screen
-from pykvm.memory import GuestMemory
+from tests.screen_guest import BUFFER, BUFFER_BYTES, CRTC, ScreenGuest
 
-BUFFER, BUFFER_BYTES = 0xB8000, 0x8000
-ATTRIBUTE, SEQUENCER, DAC_WRITE, DAC_DATA, GRAPHICS, CRTC, STATUS_1 = 0x00, 0x04, 0x08, 0x09, 0x0E, 0x14, 0x1A
-GREY = 0x07
+ATTRIBUTE, SEQUENCER, DAC_WRITE, DAC_DATA, GRAPHICS, STATUS_1 = 0x00, 0x04, 0x08, 0x09, 0x0E, 0x1A
 MODE_40X25 = {0x00: 0x2D, 0x01: 0x27, 0x02: 0x28, 0x03: 0x90, 0x04: 0x2B, 0x05: 0xA0, 0x13: 0x14}
 """CRTC registers of VGA mode 1 that differ from mode 3."""
 
 
-class Guest:
-    """A screen, and what a guest does to it."""
-
-    def __init__(self, memory: int = 1 << 20) -> None:
-        self.memory = GuestMemory(memory)
-        self.vga = VgaText()
-        self.vga.attached()
-        self.screen = Screen(self.vga, self.memory)
+class Guest(ScreenGuest):
+    """A guest that also uses the other registers."""
 
     def out(self, offset: int, *values: int) -> None:
         for value in values:
             self.vga.write(offset, 1, value)
-
-    def crtc(self, index: int, value: int) -> None:
-        self.vga.write(CRTC, 2, value << 8 | index)
 
     def crtc_read(self, index: int) -> int:
         self.out(CRTC, index)
@@ -40,11 +27,6 @@ class Guest:
     def attribute(self, index: int, value: int) -> None:
         self.vga.read(STATUS_1, 1)
         self.out(ATTRIBUTE, index, value, 0x20)
-
-    def put(self, at: int, text: str | bytes, attribute: int = GREY) -> None:
-        """Write characters from the `at`-th of the frame buffer on."""
-        data = text.encode("cp437") if isinstance(text, str) else text
-        self.memory.write(BUFFER + 2 * at, bytes(byte for character in data for byte in (character, attribute)))
 
 
 # ---- text

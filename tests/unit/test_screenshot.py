@@ -12,31 +12,29 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pykvm.devices.vga import VgaText
 from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine.screen import Screen
-from pykvm.memory import GuestMemory
 from pykvm.report.screenshot import check, png, save, svg
+from tests.screen_guest import ScreenGuest
 
 needs_pillow = pytest.mark.skipif(find_spec("PIL") is None, reason="needs Pillow, which the test extra installs")
 SVG = "{http://www.w3.org/2000/svg}"
-CRTC = 0x14
 
 
 def screen(text: str = "", attribute: int = 0x07, at: int = 0) -> Screen:
     """Return a screen with `text` from the `at`-th cell on, and no cursor."""
-    vga, memory = VgaText(), GuestMemory(1 << 20)
-    vga.write(CRTC, 2, 0x200A)
-    memory.write(0xB8000 + 2 * at, bytes(b for c in text.encode("cp437") for b in (c, attribute)))
-    return Screen(vga, memory)
+    guest = ScreenGuest()
+    guest.crtc(0x0A, 0x20)
+    guest.put(at, text, attribute)
+    return guest.screen
 
 
 def with_cursor(cell: int, shape: tuple[int, int], attribute: int = 0x0C) -> Screen:
-    vga, memory = VgaText(), GuestMemory(1 << 20)
+    guest = ScreenGuest()
     for index, value in ((0x0A, shape[0]), (0x0B, shape[1]), (0x0E, cell >> 8), (0x0F, cell & 0xFF)):
-        vga.write(CRTC, 2, value << 8 | index)
-    memory.write(0xB8000 + 2 * cell, bytes((0, attribute)))
-    return Screen(vga, memory)
+        guest.crtc(index, value)
+    guest.put(cell, b"\0", attribute)
+    return guest.screen
 
 
 def elements(shown: Screen, name: str) -> list[dict[str, str]]:
@@ -136,11 +134,11 @@ def test_the_cursor_is_in_the_picture() -> None:
 
 @needs_pillow
 def test_all_of_code_page_437_can_be_drawn_in_a_large_mode() -> None:
-    shown = screen("".join(bytes(range(256)).decode("cp437")), 0x70)
-    vga = shown._vga
-    vga.write(CRTC, 2, 0x0011)
-    vga.write(CRTC, 2, 0xFF01)
-    vga.write(CRTC, 2, 0x0009)
+    guest = ScreenGuest()
+    guest.put(0, bytes(range(256)), 0x70)
+    for index, value in ((0x0A, 0x20), (0x11, 0x00), (0x01, 0xFF), (0x09, 0x00)):
+        guest.crtc(index, value)
+    shown = guest.screen
     assert pixels(shown)[0] == (132 * 9, 60 * 16)
 
 
