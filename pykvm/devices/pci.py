@@ -6,14 +6,14 @@ bridge); Intel ICH data sheets, "RST_CNT" (reset control, port 0xCF9).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pykvm.devices.device import Device
 from pykvm.devices.pci_function import COMMAND_MASTER, COMMAND_MEMORY, PciFunction, config_header
 from pykvm.errors import ConfigurationError
 from pykvm.model.callback import nobody
 from pykvm.model.plain import field, record
-from pykvm.model.register import Field, Register
+from pykvm.model.register import Field, Register, When
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class PciBus(Device):
         together = {n: f for n, f in self._functions.items() if n >> 3 == device}
         for each in together.values():
             each.is_multi_function = any(n & 7 for n in together)
+        self.registers = (*type(self).registers, *self._behind_data())  # type: ignore[misc]
         function.attached()
 
     def refresh(self) -> None:
@@ -151,23 +152,15 @@ class PciBus(Device):
             return self._functions.get(config_address >> 8 & 0xFF)
         return None
 
-    def describe_address(self, config_address: int, lane: int = 0) -> str:
-        """Return what an access to CONFIG_DATA is one to, such as "00:00.0 VENDOR_ID".
-
-        Args:
-            config_address: what CONFIG_ADDRESS holds.
-            lane: first byte of CONFIG_DATA that is accessed, 0 to 3.
-        """
-        device, number = config_address >> 11 & 31, config_address >> 8 & 7
-        where = f"{config_address >> 16 & 0xFF:02x}:{device:02x}.{number}"
-        offset = (config_address & 0xFC) + lane
-        if not config_address & ENABLE:
-            return "no configuration access"
-        function = self.function_at(config_address)
-        if function is None:
-            return f"{where} (absent) +{offset:#04x}"
-        register = function.register_at(offset, False)
-        return f"{where} {register.name}" if register else f"{where} +{offset:#04x}"
+    def _behind_data(self) -> Iterator[Register]:
+        """Yield the functions' registers as what CONFIG_DATA is while CONFIG_ADDRESS says so."""
+        for place, function in self._functions.items():
+            for r in function.registers:
+                when = When("CONFIG_ADDRESS", ENABLE | 0xFFFFFC, ENABLE | place << 8 | r.offset & 0xFC)
+                name, offset = f"{function.name}_{r.name}".upper(), CONFIG_DATA + (r.offset & 3)
+                yield Register(
+                    name, offset, r.size, r.access, r.reset, r.fields, when, fixed=r.fixed, clears=r.clears, doc=r.doc
+                )
 
     def read(self, offset: int, size: int) -> int:
         """Return what a read gives; one that begins before CONFIG_DATA and ends in it is two."""

@@ -99,12 +99,16 @@ class DecodedDevice:
         return None
 
     def _registers_at(self, offset: int, size: int, is_write: bool) -> tuple[Register, ...]:
-        """Return the registers that such an access may mean: those of exactly this place, then those that it is in."""
+        """Return the registers that such an access may mean.
+
+        Those of exactly this place come before those that it is in, and what is there under a condition before what
+        is there without one.
+        """
         wanted = "w" if is_write else "r"
         reached = [r for r in self.registers if wanted in r.access]
         exact = [r for r in reached if (r.offset, r.size) == (offset, size)]
         others = [r for r in reached if r.offset <= offset < r.offset + r.size and r not in exact and not r.whole]
-        return (*exact, *others)
+        return tuple(sorted((*exact, *others), key=lambda r: r.when is None))
 
     def _follow(self, register: Register, access: Access) -> None:
         written = self._written(register, access) if access.is_write else 0

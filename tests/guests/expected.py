@@ -170,14 +170,18 @@ def pci_scanned() -> list[str]:
     """Return the trace of the pciscan guest where there is a host bridge only."""
     com1 = Com1(0x100107, is_real=False)
 
-    def read(address: int, value: int) -> list[str]:
-        out, in_ = "1000e8 out: pci.CONFIG_ADDRESS <-", "1000ed in: pci.CONFIG_DATA ->"
-        return [f"{out} {0x80000000 | address:08x}", f"{in_} {value:08x}"]
+    def read(address: int, name: str, value: int) -> list[str]:
+        out = f"1000e8 out: pci.CONFIG_ADDRESS <- {0x80000000 | address:08x}"
+        return [out, f"1000ed in: pci.{name} -> {value:08x}"]
 
-    trace = [*com1.init(), *read(0, 0x12378086), *read(8, 0x06000002), *com1.puts("00:00.0 8086:1237 060000\n")]
-    trace += read(0x0C, 0)
+    trace = [
+        *com1.init(),
+        *read(0, "HOST_BRIDGE_VENDOR_ID", 0x12378086),
+        *read(8, "HOST_BRIDGE_REVISION_ID", 0x06000002),
+    ]
+    trace += [*com1.puts("00:00.0 8086:1237 060000\n"), *read(0x0C, "HOST_BRIDGE_CACHE_LINE_SIZE", 0)]
     for device in range(1, 32):
-        trace += read(device << 11, 0xFFFFFFFF)
+        trace += read(device << 11, "CONFIG_DATA", 0xFFFFFFFF)
     return [*trace, "100040 hlt: hlt"]
 
 

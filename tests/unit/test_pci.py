@@ -13,6 +13,7 @@ from pykvm.devices.pci import HostBridge, PciBus
 from pykvm.devices.pci_function import Bar, PciFunction, config_header
 from pykvm.errors import ConfigurationError
 from pykvm.model.access import Access, Space
+from pykvm.trace.decode import DecodedDevice
 
 CF8, CF9, CFA, CFB, CFC = range(0xCF8, 0xCFD)
 ENABLE = 0x80000000
@@ -279,22 +280,29 @@ def test_the_multi_function_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "lane", "text"),
+    ("address", "port", "size", "name"),
     [
-        (0x80000000, 0, "00:00.0 VENDOR_ID"),
-        (0x80000000, 2, "00:00.0 DEVICE_ID"),
-        (0x80000058, 1, "00:00.0 PAM0"),
-        (0x80001A10, 0, "00:03.2 BAR0"),
-        (0x8000F804, 0, "00:1f.0 COMMAND"),
-        (0x8000F804, 3, "00:1f.0 STATUS"),
-        (0x8000F840, 0, "00:1f.0 +0x40"),
-        (0x80000808, 0, "00:01.0 (absent) +0x08"),
-        (0x80050000, 0, "05:00.0 (absent) +0x00"),
-        (0x00000000, 0, "no configuration access"),
+        (0x80000000, CFC, 4, "HOST_BRIDGE_VENDOR_ID"),
+        (0x80000000, CFC + 2, 2, "HOST_BRIDGE_DEVICE_ID"),
+        (0x80000000, CFC + 3, 1, "HOST_BRIDGE_DEVICE_ID"),
+        (0x80000058, CFC + 1, 1, "HOST_BRIDGE_PAM0"),
+        (0x80001A10, CFC, 4, "SECOND_BAR0"),
+        (0x8000F804, CFC, 2, "LAST_COMMAND"),
+        (0x8000F804, CFC + 2, 2, "LAST_STATUS"),
+        (0x8000F807, CFC + 2, 2, "LAST_STATUS"),
+        (0x8000F840, CFC, 4, "CONFIG_DATA"),
+        (0x80000808, CFC, 4, "CONFIG_DATA"),
+        (0x80050000, CFC, 4, "CONFIG_DATA"),
+        (0x00000000, CFC, 4, "CONFIG_DATA"),
     ],
 )
-def test_addresses_in_words(address: int, lane: int, text: str) -> None:
-    assert Pc().pci.describe_address(address, lane) == text
+def test_a_trace_names_the_functions_registers(address: int, port: int, size: int, name: str) -> None:
+    registers = [register.describe() for register in Pc().pci.registers]
+    decoded = DecodedDevice({"name": "pci", "space": "pio", "address": CF8, "size": 8, "registers": registers})
+    decoded.register(Access(Space.PIO, CF8, 4, True, address))
+    register = decoded.register(Access(Space.PIO, port, size, False, 0))
+    assert register is not None
+    assert register.name == name
 
 
 def test_the_state_is_plain_and_that_of_the_functions_too() -> None:

@@ -78,11 +78,11 @@ def test_a_register_out_of_reach_has_no_place() -> None:
     assert [line.split()[:3] for line in lines[1:2]] == [["-", "1", "hidden"]]
 
 
-@pytest.mark.parametrize("width", [64, 80, 132])
+@pytest.mark.parametrize("width", [72, 80, 132])
 def test_lines_fit_and_lose_nothing(width: int) -> None:
     for part, device in listed_devices():
         registers = device.registers
-        lines = list(register_map(registers, part.port or part.address, width, Palette()))
+        lines = list(register_map(registers, part.base, width, Palette()))
         assert max(map(len, lines)) <= width
         words = " ".join(lines).split()
         for register in registers:
