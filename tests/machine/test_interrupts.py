@@ -47,11 +47,12 @@ def test_the_timer_interrupts_a_guest_however_it_waits(wait: str, clock: str) ->
 def test_the_controllers_may_be_anywhere(irqchip: str) -> None:
     with code_machine(tick_guest(), irqchip=irqchip) as machine:
         assert machine.run(DEADLINE_S).reason is Reason.HALTED
-        assert machine.vcpu.registers().rcx == TICKS
+        ticks = machine.vcpu.registers().rcx
         records = machine.last_records(1 << 13)
+    assert ticks >= TICKS  # a slow host may owe more before the guest no longer takes any
     # What the kernel does, the trace does not have.
     assert bool(named(records, "pic1.ICW1")) == (irqchip != "kernel")
-    assert len(taken(records)) == (0 if irqchip == "kernel" else TICKS)
+    assert len(taken(records)) == (0 if irqchip == "kernel" else ticks)
 
 
 @pytest.mark.parametrize("wait", ["halting", "polling"])
@@ -106,7 +107,7 @@ def test_the_clock_stands_still_between_runs() -> None:
 
 
 def test_interrupts_can_be_looked_at_as_they_come() -> None:
-    with code_machine(tick_guest()) as machine:
+    with code_machine(tick_guest(), clock="virtual") as machine:
         exits = [record.exit for record in machine.exits(DEADLINE_S)]
     first = next(n for n, exit in enumerate(exits) if isinstance(exit, InterruptTaken))
     assert isinstance(exits[first - 1], Halt)
