@@ -155,14 +155,14 @@ class I8042(Device):
     def write_KEYBOARD(self, value: int) -> None:
         """Send a byte to the keyboard, whose port is enabled by that."""
         self.state.ctr &= ~CTR_KBD_DIS
-        reply = self.keyboard.write(value)
+        reply = self._command(self.keyboard, value, 0)
         self._reply(reply.translate(TO_SET_1) if self.state.ctr & CTR_XLATE else reply)
         self._wrote_data()
 
     def write_MOUSE(self, value: int) -> None:
         """Send a byte to the mouse, whose port is enabled by that."""
         self.state.ctr &= ~CTR_AUX_DIS
-        self._reply(self.mouse.write(value), FROM_AUX)
+        self._reply(self._command(self.mouse, value, FROM_AUX), FROM_AUX)
         self._wrote_data()
 
     def write_CTR(self, value: int) -> None:
@@ -201,6 +201,15 @@ class I8042(Device):
     def _wrote_data(self) -> None:
         self.state.wrote_command = False
         self._update()
+
+    def _command(self, device: Ps2Keyboard | Ps2Mouse, value: int, source: int) -> bytes:
+        """Send a byte to a device, and return the reply."""
+        had_more = bool(device.state.codes)
+        reply = device.write(value)
+        # A byte whose rest the device has dropped would be taken for the first one of the next code or packet.
+        if had_more and not device.state.codes and self.state.waiting & ~0xFF == source:
+            self.state.waiting = -1
+        return reply
 
     def _set_a20(self, is_on: bool) -> None:
         if is_on != self.state.a20:

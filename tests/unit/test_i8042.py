@@ -154,6 +154,19 @@ def test_a_reply_comes_before_a_key_that_waits() -> None:
     assert port.drain() == [0x1E]
 
 
+def test_a_command_drops_all_of_what_it_breaks_off() -> None:
+    port = Port(0xA8)
+    for command in (0xF4, 0xF5, 0xF4):
+        port.mouse(command)
+        assert port.read() == 0xFA
+        port.i8042.mouse.move(5, -3)
+    assert port.drain() == [8, 5, 3]
+    port.i8042.keyboard.press("left")
+    port.write(0xF4)
+    port.i8042.keyboard.press("a")
+    assert port.drain() == [0xFA, 0x1E]
+
+
 def test_loops_give_a_byte_back() -> None:
     """Commands D2 and D3: as if from the keyboard and from the mouse, with their interrupts, untranslated."""
     port = Port()
