@@ -26,10 +26,16 @@ _IER = (
     Field("ELSI", 2, doc="interrupt on an error or a break"),
     Field("EDSSI", 3, doc="interrupt when a modem input has changed"),
 )
-_CAUSES = {0: "modem status", 1: "THR empty", 2: "data ready", 3: "line status", 6: "character timeout"}
+_CAUSES = {
+    IIR_NONE: "none",
+    IIR_MODEM: "modem status",
+    IIR_THRE: "THR empty",
+    IIR_RX: "data ready",
+    IIR_LINE: "line status",
+    IIR_TIMEOUT: "character timeout",
+}
 _IIR = (
-    Field("NO_INT", 0, doc="0: an enabled interrupt is pending"),
-    Field("CAUSE", 1, 3, _CAUSES, doc="the pending interrupt of the highest priority"),
+    Field("CAUSE", 0, 4, _CAUSES, doc="the pending interrupt of the highest priority; bit 0 is set for none"),
     Field("FIFOS", 6, 2, doc="3 while the FIFOs are on"),
 )
 _FCR = (

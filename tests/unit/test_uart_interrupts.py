@@ -191,6 +191,16 @@ def test_a_replay_is_the_same_as_its_writes_in_every_state() -> None:
             assert one.edges == other.edges
 
 
+def test_a_trace_names_the_cause() -> None:
+    """Table IV: bits 3 to 0 together; without an interrupt there is no cause."""
+    register = next(register for register in Uart16550.registers if register.name == "IIR")
+    cause = next(field for field in register.fields if field.name == "CAUSE")
+    names = {0x01: "none", 0xC1: "none", 0x00: "modem status", 0xC2: "THR empty", 0x04: "data ready"}
+    names |= {0xC6: "line status", 0xCC: "character timeout"}
+    assert cause.values is not None
+    assert {value: cause.values[cause.extract(value)] for value in names} == names
+
+
 class AnySequence(RuleBasedStateMachine):
     """A guest and a host that do anything."""
 
