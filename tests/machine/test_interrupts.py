@@ -12,7 +12,7 @@ from pykvm.errors import ConfigurationError
 from pykvm.machine.interrupts import UserInterrupts
 from pykvm.model.exits import EndOfInterrupt, Halt, InterruptTaken, LineRaised
 from pykvm.trace.record import TraceRecord
-from tests.machine.tick_guest import DIVISOR, HALTING, POLLING, SPINNING, TICKS, VECTOR, tick_guest
+from tests.machine.tick_guest import DIVISOR, HALTING, POLLING, SPINNING, TICKS, VECTOR, out, tick_guest
 from tests.support import DEADLINE_S, code_machine
 
 pytestmark = pytest.mark.kvm
@@ -53,6 +53,15 @@ def test_the_controllers_may_be_anywhere(irqchip: str) -> None:
     # What the kernel does, the trace does not have.
     assert bool(named(records, "pic1.ICW1")) == (irqchip != "kernel")
     assert len(taken(records)) == (0 if irqchip == "kernel" else ticks)
+
+
+@pytest.mark.parametrize("irqchip", ["user", "split", "kernel"])
+def test_the_timer_runs_as_firmware_leaves_it(irqchip: str) -> None:
+    programming = bytes.fromhex(out(0x43, 0x34) + out(0x40, DIVISOR & 0xFF) + out(0x40, DIVISOR >> 8))
+    guest = tick_guest()
+    assert programming in guest
+    with code_machine(guest.replace(programming, bytes((0x90,)) * len(programming)), irqchip=irqchip) as machine:
+        assert machine.run(timeout_s=DEADLINE_S).reason is Reason.HALTED
 
 
 @pytest.mark.parametrize("wait", ["halting", "polling"])
