@@ -12,6 +12,8 @@ from typing import Any
 from pykvm import Access, Machine
 from pykvm.model.exits import InterruptTaken
 from pykvm.model.image import Image, LoadSegment, StartMode
+from pykvm.model.register import Register
+from pykvm.trace.decode import DecodedDevice
 from pykvm.trace.record import TraceRecord
 
 REFERENCE_S = 0.0017
@@ -86,6 +88,11 @@ def summary(record: TraceRecord) -> str:
         return f"{record.rip:x} {mnemonic(record)}: {access}"
     arrow = "<-" if access.is_write else "->"
     return f"{record.rip:x} {mnemonic(record)}: {record.name} {arrow} {access.value:0{2 * access.size}x}"
+
+
+def named_in(decoded: DecodedDevice, access: Access) -> Register | None:
+    """Return the register that a trace names for an access, of several the first."""
+    return next(iter(decoded.reached(access)), None)
 
 
 def command(*arguments: object) -> list[str]:

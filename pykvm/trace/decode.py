@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pykvm.model.access import Access, Space
@@ -38,6 +38,13 @@ MOST_WINDOWS = 1 << 16
 MOST_PLACES = 1 << 12
 
 
+def _rest(access: Access, at: int, size: int) -> Access:
+    """Return what `access` is from its byte `at` on, `size` bytes at most."""
+    size = min(size, access.size - at)
+    value = access.value >> 8 * at & (1 << 8 * size) - 1
+    return Access(access.space, access.address + at, size, access.is_write, value)
+
+
 class DecodedDevice:
     """A device as its declaration describes it, following the bank switches that the trace shows.
 
@@ -69,46 +76,60 @@ class DecodedDevice:
             at <= offset and offset + access.size <= at + size for at, size in self._windows
         )
 
-    def register(self, access: Access) -> Register | None:
-        """Return the register that `access` names now, in pieces the first one's; takes note of bank switches."""
+    def reached(self, access: Access) -> tuple[Register, ...]:
+        """Return the registers that `access` names now, lowest first; takes note of bank switches."""
         width = self._access_bytes
         if access.size <= width:
-            return self._reached(access)
-        named = []
-        for at in range(0, access.size, width):
-            size = min(width, access.size - at)
-            value = access.value >> 8 * at & (1 << 8 * size) - 1
-            named.append(self._reached(Access(access.space, access.address + at, size, access.is_write, value)))
-        return named[0]
+            return tuple(self._in_one(access))
+        return tuple(r for at in range(0, access.size, width) for r in self._in_one(_rest(access, at, width)))
 
-    def _reached(self, access: Access) -> Register | None:
-        place = access.address - self.address, access.size, access.is_write
-        candidates = self._candidates.get(place)
-        if candidates is None:
-            if len(self._candidates) >= MOST_PLACES:
-                self._candidates.clear()
-            candidates = self._candidates[place] = self._registers_at(*place)
-        for register in candidates:
+    def _in_one(self, access: Access) -> Iterator[Register]:
+        """Yield the registers that an access reaches of which the device takes all bytes at once."""
+        found = self._first(access, self._exact_and_around)
+        at = 0
+        while at < access.size:
+            piece = access
+            if at:
+                piece = _rest(access, at, 8)
+                found = self._first(piece, self._around)
+            if found is None:
+                at += 1
+                continue
+            self._follow(found, piece)
+            yield found
+            at = found.offset + found.size - (access.address - self.address)
+
+    def _first(self, access: Access, places: Callable[[int, int, bool], tuple[Register, ...]]) -> Register | None:
+        for register in places(access.address - self.address, access.size, access.is_write):
             when = register.when
             if when is not None and self._selected[when.register] & when.mask != when.value:
                 continue
-            if access.is_write and not register.takes(access.value):
-                continue
-            self._follow(register, access)
-            return register
+            if not access.is_write or register.takes(access.value):
+                return register
         return None
 
-    def _registers_at(self, offset: int, size: int, is_write: bool) -> tuple[Register, ...]:
+    def _exact_and_around(self, offset: int, size: int, is_write: bool) -> tuple[Register, ...]:
         """Return the registers that such an access may mean.
 
         Those of exactly this place come before those that it is in, and what is there under a condition before what
         is there without one.
         """
+        place = offset, size, is_write
+        candidates = self._candidates.get(place)
+        if candidates is None:
+            if len(self._candidates) >= MOST_PLACES:
+                self._candidates.clear()
+            wanted = "w" if is_write else "r"
+            exact = [r for r in self.registers if wanted in r.access and (r.offset, r.size) == (offset, size)]
+            others = [r for r in self._around(offset, size, is_write) if r not in exact]
+            candidates = self._candidates[place] = tuple(sorted((*exact, *others), key=lambda r: r.when is None))
+        return candidates
+
+    def _around(self, offset: int, size: int, is_write: bool) -> tuple[Register, ...]:
+        """Return those that the byte at `offset` is in."""
         wanted = "w" if is_write else "r"
-        reached = [r for r in self.registers if wanted in r.access]
-        exact = [r for r in reached if (r.offset, r.size) == (offset, size)]
-        others = [r for r in reached if r.offset <= offset < r.offset + r.size and r not in exact and not r.whole]
-        return tuple(sorted((*exact, *others), key=lambda r: r.when is None))
+        found = [r for r in self.registers if wanted in r.access and r.offset <= offset < r.offset + r.size]
+        return tuple(sorted((r for r in found if not r.whole), key=lambda r: r.when is None))
 
     def _follow(self, register: Register, access: Access) -> None:
         written = self._written(register, access) if access.is_write else 0
@@ -178,10 +199,7 @@ class Decoder:
     def _record(self, raw: RawRecord) -> TraceRecord:
         number, self._number = self._number, self._number + 1
         exit = self._interrupt(raw) if raw.kind == layout.KIND_INTERRUPT else _exit(raw)
-        device = register = None
-        if isinstance(exit, Access):
-            device = self._device(exit)
-            register = device.register(exit) if device else None
+        device = self._device(exit) if isinstance(exit, Access) else None
         name = device.name if device else self._msr(exit.index) if isinstance(exit, MsrAccess) else ""
         rip, text = self._instruction(raw, exit)
         return TraceRecord(
@@ -194,7 +212,7 @@ class Decoder:
             instruction=text,
             exit=exit,
             device=name,
-            register=register,
+            registers=device.reached(exit) if device and isinstance(exit, Access) else (),
             is_fast=bool(raw.flags & layout.FLAG_FAST),
         )
 

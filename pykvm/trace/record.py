@@ -27,7 +27,8 @@ class TraceRecord:
         instruction: that instruction in Intel syntax; empty where its bytes are not known.
         exit: what happened; an `Access` for ports and memory.
         device: name of the device that the access belongs to, or that an MSR was given; empty for none.
-        register: declaration of the register that was accessed, or None.
+        registers: declarations of the registers that were accessed, lowest first; more than one where an access is as
+            wide as that.
         is_fast: served by the exit loop without Python.
     """
 
@@ -40,17 +41,26 @@ class TraceRecord:
     instruction: str
     exit: Exit
     device: str = ""
-    register: Register | None = None
+    registers: tuple[Register, ...] = ()
     is_fast: bool = False
 
     @property
+    def register(self) -> Register | None:
+        """The register that was accessed, of several the first; None where there is none."""
+        return self.registers[0] if self.registers else None
+
+    @property
     def name(self) -> str:
-        """What was accessed, such as ``com1.THR``; the bare address where no device is."""
+        """What was accessed, such as ``com1.THR`` or ``vga.CRTC_INDEX+CURSOR_START``.
+
+        Where a device has no register, its name and the address, ``pit@0x43``; where no device is, the bare address.
+        """
         if not isinstance(self.exit, Access):
             return ""
         if not self.device:
             return f"{self.exit.space.value}:{self.exit.address:0{4 if self.exit.space.value == 'pio' else 8}x}"
-        return f"{self.device}.{self.register.name}" if self.register else f"{self.device}+{self.exit.address:#x}"
+        names = "+".join(register.name for register in self.registers)
+        return f"{self.device}.{names}" if names else f"{self.device}@{self.exit.address:#x}"
 
     @property
     def where(self) -> str:

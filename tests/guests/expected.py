@@ -174,12 +174,17 @@ def pci_scanned() -> list[str]:
         out = f"1000e8 out: pci.CONFIG_ADDRESS <- {0x80000000 | address:08x}"
         return [out, f"1000ed in: pci.{name} -> {value:08x}"]
 
+    def registers(*names: str) -> str:
+        return "+".join(f"HOST_BRIDGE_{name}" for name in names)
+
+    both, three = registers("VENDOR_ID", "DEVICE_ID"), registers("REVISION_ID", "PROG_IF", "CLASS")
+    four = registers("CACHE_LINE_SIZE", "LATENCY_TIMER", "HEADER_TYPE", "BIST")
     trace = [
         *com1.init(),
-        *read(0, "HOST_BRIDGE_VENDOR_ID", 0x12378086),
-        *read(8, "HOST_BRIDGE_REVISION_ID", 0x06000002),
+        *read(0, both, 0x12378086),
+        *read(8, three, 0x06000002),
     ]
-    trace += [*com1.puts("00:00.0 8086:1237 060000\n"), *read(0x0C, "HOST_BRIDGE_CACHE_LINE_SIZE", 0)]
+    trace += [*com1.puts("00:00.0 8086:1237 060000\n"), *read(0x0C, four, 0)]
     for device in range(1, 32):
         trace += read(device << 11, "CONFIG_DATA", 0xFFFFFFFF)
     return [*trace, "100040 hlt: hlt"]

@@ -10,6 +10,7 @@ import pytest
 from pykvm import Access, Device, Field, Register, Space, When
 from pykvm.bus import Bus, float_high
 from pykvm.trace.decode import DecodedDevice
+from tests.support import named_in
 
 
 class Overlapping(Device):
@@ -172,7 +173,7 @@ def decoded(device: Device) -> DecodedDevice:
         (1, 1, False, "BYTE"),
         (1, 2, False, "BYTE"),
         (0, 1, True, None),
-        (0, 2, False, None),
+        (0, 2, False, "BYTE"),
         (4, 2, True, "WORD"),
         (4, 1, True, "LOW"),
         (5, 1, True, "WORD"),
@@ -185,7 +186,7 @@ def decoded(device: Device) -> DecodedDevice:
 def test_a_trace_names_the_register_that_was_reached(offset: int, size: int, is_write: bool, name: str | None) -> None:
     trace = decoded(Overlapping())
     for _ in range(2):
-        register = trace.register(Access(Space.PIO, 0x100 + offset, size, is_write))
+        register = named_in(trace, Access(Space.PIO, 0x100 + offset, size, is_write))
         assert (register and register.name) == name
 
 
@@ -193,7 +194,7 @@ def test_a_trace_follows_the_bank_of_an_exact_register() -> None:
     trace = decoded(Choosing())
     names = []
     for bank in (0, 1, 2, 3):
-        trace.register(Access(Space.PIO, 0x102, 1, True, bank))
-        register = trace.register(Access(Space.PIO, 0x100, 1, False))
+        named_in(trace, Access(Space.PIO, 0x102, 1, True, bank))
+        register = named_in(trace, Access(Space.PIO, 0x100, 1, False))
         names.append(register and register.name)
     assert names == ["WIDE", "FIRST", "SECOND", "WIDE"]

@@ -9,6 +9,7 @@ import pytest
 from pykvm import Access, Device, Move, Register, Space, When
 from pykvm.errors import DeviceError
 from pykvm.trace.decode import DecodedDevice
+from tests.support import named_in
 
 
 class Sequenced(Device):
@@ -94,7 +95,7 @@ def test_of_two_in_one_place_the_first_is_meant() -> None:
         }
     )
     reached = device.register_at(1, False, 0, 1)
-    named = decoded.register(Access(Space.PIO, 1, 1, False, 0))
+    named = named_in(decoded, Access(Space.PIO, 1, 1, False, 0))
     assert reached is not None
     assert named is not None
     assert reached.name == named.name == "FIRST"

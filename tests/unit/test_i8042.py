@@ -15,6 +15,7 @@ from pykvm.devices.i8042 import ESCAPE_NS, I8042
 from pykvm.model.access import Access, Space
 from pykvm.model.interrupt import InterruptLine
 from pykvm.trace.decode import DecodedDevice
+from tests.support import named_in
 from tests.unit.i8042_port import (
     AUX,
     AUX_DIS,
@@ -379,7 +380,7 @@ def test_a_trace_names_what_a_byte_was_for() -> None:
     device = DecodedDevice({"name": "i8042", "space": "pio", "address": 0x60, "size": 5, "registers": registers})
 
     def name(offset: int, value: int) -> str:
-        register = device.register(Access(Space.PIO, 0x60 + offset, 1, True, value))
+        register = named_in(device, Access(Space.PIO, 0x60 + offset, 1, True, value))
         assert register is not None
         return register.name
 

@@ -14,6 +14,7 @@ from pykvm.devices.ioapic82093 import PINS, IoApic82093
 from pykvm.errors import DeviceError
 from pykvm.model.access import Access, Space
 from pykvm.trace.decode import DecodedDevice
+from tests.support import named_in
 
 BASE = 0xFEC0_0000
 SELECT, WINDOW, EOI = 0x00, 0x10, 0x40
@@ -318,7 +319,7 @@ def test_a_trace_names_the_registers_behind_the_window() -> None:
     )
 
     def name(offset: int, value: int | None = None) -> str:
-        register = decoded.register(Access(Space.MMIO, BASE + offset, 4, value is not None, value or 0))
+        register = named_in(decoded, Access(Space.MMIO, BASE + offset, 4, value is not None, value or 0))
         return register.name if register else ""
 
     assert (name(SELECT, 0), name(WINDOW), name(SELECT, 1), name(WINDOW)) == (

@@ -11,6 +11,7 @@ from pykvm.devices.pic8259 import Pic8259, SlavePic8259
 from pykvm.model.access import Access, Space
 from pykvm.trace.decode import DecodedDevice
 from tests.pics import EOI, POLL, READ_ISR, SMM_ON, Chip
+from tests.support import named_in
 
 # ---- initialization
 
@@ -227,7 +228,7 @@ def test_a_trace_names_each_word_of_a_sequence() -> None:
 
     def name(offset: int, value: int | None = None) -> str:
         is_write = value is not None
-        register = decoded.register(Access(Space.PIO, 0xA0 + offset, 1, is_write, value or 0))
+        register = named_in(decoded, Access(Space.PIO, 0xA0 + offset, 1, is_write, value or 0))
         assert register is not None
         return register.name
 

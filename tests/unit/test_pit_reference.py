@@ -13,6 +13,7 @@ from pykvm.devices.port_b import PortB
 from pykvm.model.access import Access, Space
 from pykvm.model.clock import NS_PER_S, VirtualClock
 from pykvm.trace.decode import DecodedDevice
+from tests.support import named_in
 
 
 class Counter:
@@ -179,7 +180,7 @@ def test_a_trace_names_the_registers_that_the_device_took(accesses: list[tuple[i
     decoded = DecodedDevice({"name": "pit", "space": "pio", "address": 0x40, "size": 4, "registers": registers})
     for offset, is_write, value in accesses:
         taken = pit.register_at(offset, is_write, value)
-        named = decoded.register(Access(Space.PIO, 0x40 + offset, 1, is_write, value))
+        named = named_in(decoded, Access(Space.PIO, 0x40 + offset, 1, is_write, value))
         assert (named and named.name) == (taken and taken.name)
         if is_write:
             pit.write(offset, 1, value)

@@ -12,6 +12,7 @@ from pykvm.devices.vga import VgaText
 from pykvm.devices.vga_registers import REGISTERS
 from pykvm.model.access import Access, Space
 from pykvm.trace.decode import DecodedDevice
+from tests.support import named_in
 from tests.vga import (
     ATTRIBUTE,
     BASE,
@@ -119,7 +120,7 @@ def test_a_trace_names_the_register_that_was_reached(sequence: list[tuple[bool, 
     decoded = DecodedDevice({"name": "vga", "space": "pio", "address": BASE, "size": 32, "registers": registers})
     for is_write, offset, value in sequence:
         reached = vga.register_at(offset, is_write, value)
-        named = decoded.register(Access(Space.PIO, BASE + offset, 1, is_write, value))
+        named = named_in(decoded, Access(Space.PIO, BASE + offset, 1, is_write, value))
         assert (named and named.name) == (reached and reached.name)
         if is_write:
             vga.write(offset, 1, value)
