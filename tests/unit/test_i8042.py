@@ -387,15 +387,7 @@ def test_a_trace_names_what_a_byte_was_for() -> None:
     sequence = [(STATUS, 0x60), (DATA, 0x65), (DATA, 0xED), (STATUS, 0xD1), (DATA, 0xDF), (STATUS, 0xD4), (DATA, 0xF4)]
     names = ["COMMAND", "CTR", "KEYBOARD", "COMMAND", "OUTPUT_PORT", "COMMAND", "MOUSE"]
     assert [name(offset, value) for offset, value in sequence] == names
-    sequence = [
-        (STATUS, 0xA5),
-        (DATA, 1),
-        (DATA, 0),
-        (DATA, 0xFF),
-        (STATUS, 0xD3),
-        (DATA, 1),
-        (STATUS, 0xD2),
-        (DATA, 1),
-    ]
+    sequence = [(STATUS, 0xA5), (DATA, 1), (DATA, 0), (DATA, 0xFF)]
+    sequence += [(STATUS, 0xD3), (DATA, 1), (STATUS, 0xD2), (DATA, 1)]
     names = ["COMMAND", "PASSWORD", "PASSWORD", "KEYBOARD", "COMMAND", "MOUSE_BUFFER", "COMMAND", "KEYBOARD_BUFFER"]
     assert [name(offset, value) for offset, value in sequence] == names
