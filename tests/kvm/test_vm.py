@@ -10,6 +10,7 @@ import pytest
 from pykvm._kvm import lib
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vm import REQUIRED, KvmVm
+from pykvm.accel.kvm.vm_file import VmFile
 from pykvm.cli import main
 from pykvm.errors import AcceleratorError
 from pykvm.memory import GuestMemory
@@ -50,3 +51,16 @@ def test_a_kvm_that_is_busy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert message.count("\n") == 1
     assert "KVM_CREATE_VM failed: Device or resource busy (EBUSY)" in message
     assert "another hypervisor" in message
+
+
+def test_an_interrupt_while_the_guest_gets_its_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VmFile, "set_user_memory_region", interrupted)
+    before = len(os.listdir("/proc/self/fd"))
+    assert main(["boot", HELLO]) == 130
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert capsys.readouterr().err == ""

@@ -282,4 +282,6 @@ class KvmVm:
         self.stream.close()
         self.file.close()
         self._system.close()
+        for buffer in self._buffers:
+            ffi.release(buffer)  # an exception's traceback may still hold it, and the memory could not be unmapped
         self._buffers = []
