@@ -74,6 +74,7 @@ def test_policies_are_read() -> None:
         "pni": "force",
     }
     assert parse_policy("brand=My CPU @ 1 GHz") == {"brand": "My CPU @ 1 GHz"}
+    assert parse_policy("brand=") == {"brand": ""}
     assert checked_policy({"sse4_2": False}) == {"sse4_2": False}
 
 
@@ -83,6 +84,7 @@ def test_policies_are_read() -> None:
         ("sse42=off", "'sse42': there is none of that name; did you mean sse4_2 or "),
         ("quite_unlike=on", "'quite_unlike': there is none of that name; the names are those of /proc/cpuinfo"),
         ("avx=maybe", "'avx=maybe': must be NAME=on, NAME=off or NAME=force"),
+        ("avx=", "'avx=': must be NAME=on, NAME=off or NAME=force"),
         ("", "there is none of that name"),
         ("brand=" + 48 * "x", "must be text of 0 to 47 ASCII letters"),
         ("brand=\u00e4", "must be text of 0 to 47 ASCII letters"),

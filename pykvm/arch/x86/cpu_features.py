@@ -128,8 +128,8 @@ def parse_policy(text: str) -> dict[str, bool | str]:
     """
     policy: dict[str, bool | str] = {}
     for part in text.split(","):
-        name, _, value = part.partition("=")
-        name, value = name.strip(), value.strip() or "on"
+        name, equals, value = part.partition("=")
+        name, value = name.strip(), value.strip() if equals else "on"
         if name != BRAND and value not in _VALUES:
             raise ConfigurationError(f"CPUID feature {part!r}: must be NAME=on, NAME=off or NAME={FORCE}")
         policy[name] = value if name == BRAND else _VALUES[value]
