@@ -64,3 +64,15 @@ def test_an_interrupt_while_the_guest_gets_its_memory(
     assert main(["boot", HELLO]) == 130
     assert len(os.listdir("/proc/self/fd")) == before
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_while_a_vm_is_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = VmFile.close
+
+    def interrupted(self: VmFile) -> None:
+        real(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VmFile, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), GuestMemory(1 << 16) as memory:
+        KvmVm(memory).close()

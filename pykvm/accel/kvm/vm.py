@@ -276,12 +276,14 @@ class KvmVm:
 
     def close(self) -> None:
         """Destroy the VM and its vCPUs. Idempotent."""
-        for vcpu in self.vcpus:
-            vcpu.close()
-        self.vcpus.clear()
-        self.stream.close()
-        self.file.close()
-        self._system.close()
-        for buffer in self._buffers:
-            ffi.release(buffer)  # an exception's traceback may still hold it, and the memory could not be unmapped
-        self._buffers = []
+        try:
+            for vcpu in self.vcpus:
+                vcpu.close()
+            self.vcpus.clear()
+            self.stream.close()
+            self.file.close()
+            self._system.close()
+        finally:
+            for buffer in self._buffers:
+                ffi.release(buffer)  # an exception's traceback may still hold it, and the memory could not be unmapped
+            self._buffers = []
