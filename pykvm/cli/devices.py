@@ -72,7 +72,7 @@ def _list(placed: Sequence[Placed], classes: dict[str, type[Device]], palette: P
     ]
     # A PCI function has its place by its configuration space only.
     classes = {name: cls for name, cls in classes.items() if not issubclass(cls, PciFunction)}
-    yield f"{palette.dim}In every machine; pykvm devices NAME prints a register map:{palette.end}"
+    yield f"{palette.dim}In every machine, COM2 to COM4 when asked for; NAME behind it prints a register map:{palette.end}"
     yield from _table(rows, palette)
     if classes:
         yield ""
@@ -82,7 +82,7 @@ def _list(placed: Sequence[Placed], classes: dict[str, type[Device]], palette: P
 
 def _table(rows: Sequence[tuple[str, ...]], palette: Palette) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    columns = _columns()
+    columns = _columns() if sys.stdout.isatty() or "COLUMNS" in os.environ else sys.maxsize  # a program wants all
     for first, *rest in rows:
         padded = "  ".join(f"{text:{width}}" for text, width in zip(rest, widths[1:], strict=True)).rstrip()
         room = max(columns - widths[0] - 2, COLUMNS // 2)

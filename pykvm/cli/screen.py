@@ -11,6 +11,8 @@ from pykvm.machine.screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
+
     Cell = tuple[str, int, int, bool]
 
 __all__ = ["LiveScreen", "Painter", "can_show"]
@@ -191,11 +193,34 @@ class LiveScreen:
             return
         if self._stop.locked():
             self._stop.release()
-        # Not for ever: a signal may have come before the thread began.
-        if self._running.acquire(timeout=MOST_WAIT_S):
+        # Not for ever: a signal may have come before the thread began, and the terminal may not be read.
+        if self._running.acquire(timeout=MOST_WAIT_S) or self._drop_output(self._running):
             self._running.release()
-        self._send(LEAVE + self._painter.picture())
+        self._send_last(LEAVE + self._painter.picture())
         self._closed = True
+
+    def _send_last(self, data: bytes) -> None:
+        """Write in a thread, which may be left to itself."""
+        done = _thread.allocate_lock()
+        done.acquire()
+
+        def send() -> None:
+            self._send(data)
+            done.release()
+
+        _thread.start_new_thread(send, ())
+        if not done.acquire(timeout=MOST_WAIT_S):
+            self._drop_output(done)
+
+    def _drop_output(self, done: LockType) -> bool:
+        """Throw away what nobody reads, so that what is being written has room; tell whether `done` comes of it."""
+        import termios
+
+        try:
+            termios.tcflush(self._fd, termios.TCOFLUSH)
+        except termios.error:
+            return False
+        return done.acquire(timeout=MOST_WAIT_S)
 
     def _run(self) -> None:
         try:

@@ -80,7 +80,13 @@ def connect_ports(
     lines = {name: machine.serial if name == "com1" else machine.add_serial(name, sink) for name, sink in sinks.items()}
     for name, backend in backends.items():
         backend.connect(lines[name])
-        stack.callback(backend.close)
+        stack.callback(_close, name, backend, say)
         if file_of(targets[name]) is None:
             say(f"pykvm: {name} is {backend.place}", backend.is_picked)
     return lines
+
+
+def _close(name: str, backend: Backend, say: Callable[[str, bool], None]) -> None:
+    backend.close()
+    if backend.lost:
+        say(f"pykvm: {name}: its program was too slow: {backend.lost} bytes that it had not read are lost", True)

@@ -7,6 +7,7 @@ goes to the guest; and `close`, which ends its thread and closes its descriptors
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
         def is_picked(self) -> bool:
             """Only `place` tells where: the host has picked it."""
 
+        @property
+        def lost(self) -> int:
+            """Bytes that nobody has read in time, once it is closed."""
+
         def write(self, data: bytes) -> None:
             """Take bytes from the guest."""
 
@@ -57,6 +62,8 @@ def open_backend(target: str) -> Backend:
         OutputError: it cannot be opened.
     """
     kind, _, rest = target.partition(":")
+    if target in ("", "file:"):
+        raise ConfigurationError(f"serial {target!r}: names no file; it must be pty, tcp:PORT, unix:PATH or a file")
     if target in ("stdio", "none"):
         raise ConfigurationError(f"serial {target!r}: only the command line knows it; give a sink, or file:{target}")
     if target == "pty":
@@ -81,12 +88,18 @@ class FileBackend:
     """
 
     is_picked = False
+    lost = 0
 
     def __init__(self, path: str) -> None:
         self.place = path
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            # A pipe without a reader is an error at once, where it would else be waited for, past any time limit.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+            self._fd = os.open(path, flags, 0o666)
+            os.set_blocking(self._fd, True)
         except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise OutputError(f"serial file {path!r}: a pipe that nobody reads; start its reader first") from error
             raise OutputError(f"serial file {path!r}: {error.strerror}; name a file that can be written") from error
 
     def write(self, data: bytes) -> None:
@@ -123,6 +136,7 @@ class StreamBackend:
 
     place = "stream"
     is_picked = False
+    lost = 0
 
     def __init__(self, output: BinaryIO | Any = None, input: BinaryIO | Iterable[bytes] | None = None) -> None:
         self._output = output

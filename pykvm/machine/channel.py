@@ -59,6 +59,7 @@ class Channel:
     Attributes:
         place: where programs find it.
         is_picked: only `place` tells where that is, the host having picked it.
+        lost: bytes that a program was too slow to read at the end.
     """
 
     place = ""
@@ -78,6 +79,7 @@ class Channel:
         self._peer: Peer | None = None
         self._input_ended = self._hung_up = False
         self._unconfirmed: int | None = None
+        self.lost = 0
 
     # ---- for the machine's thread
 
@@ -253,6 +255,8 @@ class Channel:
 
     def _finish(self) -> None:
         """Close all."""
+        if self._peer is not None and not self._hung_up:
+            self.lost = len(self._pending)
         self._drop_peer()
         if self._listener is not None:
             self._listener.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pykvm.devices.device import Device
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.machine.interrupts import pic_parts
@@ -11,7 +13,7 @@ __all__ = ["listed_devices"]
 
 
 def listed_devices() -> list[tuple[Part, Device]]:
-    """Return what a machine without further options has, by address; the devices are connected to nothing."""
+    """Return what a machine with all its serial ports has, by address; the devices are connected to nothing."""
     from pykvm.devices.pic_pair import PicPair
     from pykvm.model.interrupt import InterruptLine
 
@@ -22,9 +24,11 @@ def listed_devices() -> list[tuple[Part, Device]]:
             made[name] = by_name[name].make()
         return made[name]
 
-    port, irq = SERIAL_PORTS["com1"]
     pair = PicPair(InterruptLine())
-    com1 = Part("com1", lambda: Uart16550("com1"), port=port, windows=((0, 8),), irqs=(("irq", irq),))
-    by_name = {part.name: part for part in (com1, *pic_parts(lambda: pair), *parts(Wiring(device=device)))}
+    ports = (
+        Part(name, partial(Uart16550, name), port=port, windows=((0, 8),), irqs=(("irq", irq),))
+        for name, (port, irq) in SERIAL_PORTS.items()
+    )
+    by_name = {part.name: part for part in (*ports, *pic_parts(lambda: pair), *parts(Wiring(device=device)))}
     places = sorted(by_name.values(), key=lambda part: (part.port is None, part.port, part.address))
     return [(part, device(part.name)) for part in places]

@@ -8,6 +8,7 @@ shown as they are when lit.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pykvm.errors import ConfigurationError, OutputError
@@ -102,12 +103,25 @@ def check(path: str | os.PathLike[str]) -> None:
 
     Raises:
         ConfigurationError: the suffix is none of .svg, .png and .txt, or Pillow is not installed for a .png.
+        OutputError: there is no such folder, or nothing can be written there.
     """
-    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    name = os.fspath(path)
+    suffix = os.path.splitext(name)[1].lower()
     if suffix not in SUFFIXES:
-        raise ConfigurationError(f"screenshot {os.fspath(path)!r}: the name must end with .svg, .png or .txt")
+        raise ConfigurationError(f"screenshot {name!r}: the name must end with .svg, .png or .txt")
     if suffix == ".png":
         _need_pillow()
+    folder = os.path.dirname(name) or "."
+    if os.path.isdir(name):
+        raise _cannot_write(name, errno.EISDIR)
+    if not os.path.isdir(folder):
+        raise _cannot_write(name, errno.ENOENT)
+    if not os.access(name if os.path.exists(name) else folder, os.W_OK):
+        raise _cannot_write(name, errno.EACCES)
+
+
+def _cannot_write(path: str, number: int | None) -> OutputError:
+    return OutputError(f"screenshot {path!r}: {os.strerror(number or 0)}; name a file that can be written")
 
 
 def save(screen: Screen, path: str | os.PathLike[str]) -> None:
@@ -123,9 +137,7 @@ def save(screen: Screen, path: str | os.PathLike[str]) -> None:
         with open(path, "wb") as file:
             file.write(data)
     except OSError as error:
-        raise OutputError(
-            f"screenshot {os.fspath(path)!r}: {error.strerror}; name a file that can be written"
-        ) from error
+        raise _cannot_write(os.fspath(path), error.errno) from error
 
 
 def _encode(screen: Screen, suffix: str) -> bytes:

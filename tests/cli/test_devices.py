@@ -38,7 +38,8 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return out
 
 
-def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     lines = printed(capsys).splitlines()
     rows = {line.split()[0]: line for line in lines if line and not line.endswith(":")}
     assert rows["com1"].split()[1:5] == ["port", "0x3f8-0x3ff", "irq", "4"]
@@ -46,6 +47,12 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any("PortB" in name for name in rows)  # it needs a timer
     assert "pykvm.devices.uart16550:Uart16550" in rows
     assert max(map(len, lines)) <= 80
+    assert rows["com4"].split()[1:5] == ["port", "0x2e8-0x2ef", "irq", "3"]
+
+
+def test_nothing_is_cut_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "8259A, a master." in printed(capsys)
 
 
 def test_the_list_as_data(capsys: pytest.CaptureFixture[str]) -> None:
