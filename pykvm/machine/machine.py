@@ -310,6 +310,7 @@ class Machine:
         Every access reaches Python, so this is slower than `run`; the guest sees no difference. Several vCPUs go on
         while an exit of one of them is looked at. Afterwards `outcome` says how it ended.
         """
+        self._recording  # noqa: B018 - raises when the machine is closed
         yield from self._runner.exits(timeout_s, max_exits)
 
     def steps(self, timeout_s: float | None = None) -> Iterator[Exit]:
@@ -321,6 +322,7 @@ class Machine:
         Raises:
             ConfigurationError: the machine has several vCPUs.
         """
+        self._recording  # noqa: B018 - raises when the machine is closed
         yield from self._runner.steps(timeout_s)
 
     def call_soon(self, function: Callable[[], None]) -> None:

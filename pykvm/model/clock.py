@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from operator import index
 
 from pykvm.model.callback import nobody
 
@@ -49,7 +50,12 @@ class Clock(ABC):
         """Return the time."""
 
     def arm(self, timer: Timer, when_ns: int) -> None:
-        """Have `timer` fire at `when_ns`, instead of when it was armed for; a time in the past is as soon as can be."""
+        """Have `timer` fire at `when_ns`, instead of when it was armed for; a time in the past is as soon as can be.
+
+        Raises:
+            TypeError: the time is no int.
+        """
+        when_ns = index(when_ns)  # here, where the device can be told
         self._armed.pop(timer, None)  # of two for the same time, the one armed first fires first
         timer.when_ns = self._armed[timer] = when_ns
         self.on_change()

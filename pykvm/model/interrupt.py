@@ -29,7 +29,8 @@ class InterruptLine:
         self._sink = sink
 
     def set(self, level: bool) -> None:
-        """Drive the line; the same level again is nothing."""
+        """Drive the line; the same level again is nothing, and any number but 0 is high."""
+        level = bool(level)  # a shared line counts changes: from one of a register's bits to another is none
         if level != self.level:
             self.level = level
             self._sink(level)

@@ -258,7 +258,7 @@ def test_a_closed_machine() -> None:
     machine.run(DEADLINE_S)
     machine.close()
     machine.close()
-    for use in (machine.run, lambda: list(machine.exits())):
+    for use in (machine.run, lambda: list(machine.exits()), lambda: list(machine.steps())):
         with pytest.raises(ConfigurationError, match="closed"):
             use()
     machine.stop()

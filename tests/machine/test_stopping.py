@@ -186,6 +186,22 @@ def test_a_machine_is_not_closed_under_a_running_guest() -> None:
         thread.join(DEADLINE_S)
 
 
+def test_a_run_that_is_refused_leaves_the_one_under_way_its_deadline() -> None:
+    with code_machine(SPIN) as machine:
+        found: list[object] = []
+        thread = threading.Thread(target=lambda: found.append(machine.run(0.5).reason))
+        thread.start()
+        while not machine.vcpu.is_running:
+            pass
+        with pytest.raises(ConfigurationError, match="running"):
+            machine.run(DEADLINE_S)
+        thread.join(2.5)
+        late = thread.is_alive()
+        machine.stop()
+        thread.join(DEADLINE_S)
+        assert (late, found) == (False, [Reason.TIMED_OUT])
+
+
 @pytest.mark.parametrize("use", [Machine.close, Machine.run])
 def test_a_device_may_not_close_or_run_its_machine(use: Callable[[Machine], object]) -> None:
     with code_machine("e6 50 f4") as machine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pykvm.model.clock import AccessClock, RealClock, Timer, VirtualClock
 from pykvm.model.interrupt import InterruptLine, SharedLine
 
@@ -83,6 +85,24 @@ def test_a_line_tells_changes_only() -> None:
     line.set(True)
     line.set(False)
     assert seen == [True, False]
+
+
+def test_a_line_driven_with_the_bits_of_a_register_is_high_while_any_is_set() -> None:
+    seen: list[bool] = []
+    line = SharedLine(seen.append).line()
+    for bits in (0x02, 0x82, 0):
+        line.set(bits)  # type: ignore[arg-type]  # what a user's device does
+    assert seen == [True, False]
+
+
+def test_a_time_that_is_no_int_is_refused_where_the_timer_is_armed() -> None:
+    clock = VirtualClock()
+    timer = Timer(list)
+    for when in (None, 1.5):
+        with pytest.raises(TypeError):
+            clock.arm(timer, when)  # type: ignore[arg-type]  # what a user's device does
+    assert clock.next_ns() is None
+    assert timer.when_ns is None
 
 
 def test_a_shared_line_is_active_while_any_device_drives_it() -> None:
