@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from pykvm.errors import ConfigurationError
+from pykvm.errors import ConfigurationError, DeviceError
 from pykvm.model.access import Access, Space
 from pykvm.model.plain import record
 
@@ -237,31 +237,47 @@ class FastPorts:
             if self._enabled:
                 self._tables.latch_port(port, size, value)
 
-    def at(self, base: int) -> FastRange:
-        """Return the seam for a device at port `base`."""
-        return FastRange(self, base)
+    def at(self, base: int, windows: Sequence[tuple[int, int]]) -> FastRange:
+        """Return the seam for a device at port `base`, whose `windows` are (offset, bytes) of its ranges."""
+        return FastRange(self, base, windows)
 
 
 class FastRange:
     """`FastPorts` as one device sees it: by offset."""
 
-    __slots__ = ("_base", "_ports")
+    __slots__ = ("_base", "_ports", "_windows")
 
-    def __init__(self, ports: FastPorts, base: int) -> None:
+    def __init__(self, ports: FastPorts, base: int, windows: Sequence[tuple[int, int]]) -> None:
         self._ports = ports
         self._base = base
+        self._windows = windows
+
+    def _port(self, offset: int, size: int) -> int:
+        if size in (1, 2, 4) and any(at <= offset and offset + size <= at + length for at, length in self._windows):
+            return self._base + offset
+        raise DeviceError(f"fast access at offset {offset:#x}: {size} bytes there are not all the device's")
 
     def post(self, offset: int, size: int) -> None:
-        """Let writes of `size` bytes be replayed later, in order."""
-        self._ports.post(self._base + offset, size)
+        """Let writes of `size` bytes be replayed later, in order.
+
+        Raises:
+            DeviceError: no such access is the device's.
+        """
+        self._ports.post(self._port(offset, size), size)
 
     def unpost(self, offset: int) -> None:
         """Take `post` back."""
         self._ports.post(self._base + offset, 0)
 
     def latch(self, offset: int, size: int, value: int) -> None:
-        """Let reads of `size` bytes be answered with `value`."""
-        self._ports.latch(self._base + offset, size, value)
+        """Let reads of `size` bytes be answered with `value`.
+
+        Raises:
+            DeviceError: no such access is the device's, or the value has more bits.
+        """
+        if not 0 <= value < 1 << 8 * size:
+            raise DeviceError(f"fast answer {value:#x} at offset {offset:#x}: has more than {8 * size} bits")
+        self._ports.latch(self._port(offset, size), size, value)
 
     def unlatch(self, offset: int) -> None:
         """Take `latch` back."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from pykvm.cli.overtime import Overtime, overtime
 from pykvm.cli.serial import OPTIONS, connect_ports, file_of, open_backends, targets_of
 from pykvm.cli.terminal import (
     ESCAPE,
@@ -139,15 +140,16 @@ def _run(machine: Machine, arguments: argparse.Namespace, display: Display | Non
     gc.enable()
     started = time.monotonic()
     try:
-        if arguments.trace:
-            outcome = _trace(machine, arguments.timeout, arguments.max_exits)
-        else:
-            outcome = machine.run(arguments.timeout, arguments.max_exits)
+        with overtime(arguments.timeout):
+            if arguments.trace:
+                outcome = _trace(machine, arguments.timeout, arguments.max_exits)
+            else:
+                outcome = machine.run(arguments.timeout, arguments.max_exits)
     except KeyboardInterrupt:
         outcome = Outcome(Reason.INTERRUPTED)
     except OutputError:
         raise
-    except (Exception, SystemExit) as error:  # a device may raise that, too
+    except (Exception, SystemExit, GeneratorExit, Overtime) as error:  # a device may raise the second and third, too
         if display:
             display.end()
         return _device_failed(machine, error, time.monotonic() - started, arguments.quiet)
@@ -163,16 +165,21 @@ def _device_failed(machine: Machine, error: BaseException, elapsed_s: float, qui
     from pykvm.report.device_error import find_failure
 
     failure = find_failure(machine, error)
-    if failure is None:
+    if isinstance(error, Overtime):
+        outcome = Outcome(Reason.TIMED_OUT)
+    elif failure is None:
         raise error
+    else:
+        outcome = failure.outcome
     if not quiet:
-        _summarise(machine, failure.outcome, elapsed_s)
-    for text in failure.summary():
-        _say(text)
-    if not quiet:
-        for text in failure.autopsy(machine):
+        _summarise(machine, outcome, elapsed_s)
+    if failure is not None:
+        for text in failure.summary():
             _say(text)
-    return failure.outcome
+        if not quiet:
+            for text in failure.autopsy(machine):
+                _say(text)
+    return outcome
 
 
 def _trace(machine: Machine, timeout_s: float | None, max_exits: int | None) -> Outcome:

@@ -25,6 +25,7 @@ from pykvm.errors import ConfigurationError
 from pykvm.machine.custom import device_classes, load_class, split_class
 from pykvm.machine.listing import listed_devices
 from pykvm.machine.pc import Part
+from pykvm.machine.user_code import import_file
 from pykvm.model.register import Register
 from pykvm.report.register_map import Palette, place_text, range_text, register_map
 
@@ -72,7 +73,7 @@ def _list(placed: Sequence[Placed], classes: dict[str, type[Device]], palette: P
     ]
     # A PCI function has its place by its configuration space only.
     classes = {name: cls for name, cls in classes.items() if not issubclass(cls, PciFunction)}
-    yield f"{palette.dim}In every machine, COM2 to COM4 when asked for; NAME behind it prints a register map:{palette.end}"
+    yield f"{palette.dim}In every machine (COM2 to COM4 when asked for); a NAME gives its register map:{palette.end}"
     yield from _table(rows, palette)
     if classes:
         yield ""
@@ -110,6 +111,9 @@ def _class_named(name: str, devices: Sequence[str]) -> type[Device]:
     spec = split_class(name)
     if spec is not None:
         return load_class(spec)
+    if name.endswith(".py"):
+        found = ", ".join(f"{name}:{cls}" for cls in device_classes(import_file(name)))
+        raise ConfigurationError(f"{name!r}: is a file; name a class in it: {found or 'it has no devices'}")
     classes = _more_classes()
     for full, cls in classes.items():
         if name in (cls.__name__, full):

@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
+    from pykvm.memory import GuestMemory
     from pykvm.model.seams import FastAccess
 
     Place = tuple[int, int, bool]
@@ -63,6 +64,7 @@ class Device:
         irq: the device's interrupt line.
         clock: the machine's time.
         fast: accesses that the exit loop may serve by itself; set, like `irq` and `clock`, when the device is attached.
+        memory: the guest's RAM, set likewise; None for a device by itself.
     """
 
     name: ClassVar[str] = ""
@@ -77,6 +79,8 @@ class Device:
     _writable: ClassVar[dict[str, int]] = {}
 
     def __init_subclass__(cls) -> None:
+        if cls.registers:
+            _check_code(cls, {register.name for register in cls.registers})
         cls._layout, cls._writable = _lay_out(cls.registers)
         cls._banks = _banks(cls._layout)
         state = getattr(cls, "State", None)
@@ -101,6 +105,7 @@ class Device:
         self.irq = InterruptLine()
         self.clock: Clock = VirtualClock()
         self.fast: FastAccess = _NoFastAccess()
+        self.memory: GuestMemory | None = None
 
     @classmethod
     def extent(cls) -> int:
@@ -286,14 +291,33 @@ def _lay_out(registers: tuple[Register, ...]) -> tuple[Layout, dict[str, int]]:
         if not register.whole:
             places += [(at, 0) for at in range(register.offset, register.offset + register.size)]
         for letter, is_write in (("r", False), ("w", True)):
+            if letter in register.access:
+                _check_reached(register, layout.get((register.offset, register.size, is_write), ()))
             for at, size in places if letter in register.access else ():
                 layout[at, size, is_write] = (*layout.get((at, size, is_write), ()), register)
     return layout, writable
 
 
+def _check_code(cls: type, names: set[str]) -> None:
+    """See that a class's own `read_NAME` and `write_NAME` are of its registers: a slip there would never be called."""
+    for method in cls.__dict__:
+        verb, _, name = method.partition("_")
+        if verb in ("read", "write") and name and name not in names and (name.isupper() or name.upper() in names):
+            raise DeviceError(f"{cls.__name__}.{method}: no register is called {name!r}; it must be as declared")
+
+
 def _conditions(register: Register) -> list[tuple[str, int, int]]:
     found = [("when", register.when.mask, register.when.value)] if register.when else []
     return found + ([("match", *register.match)] if register.match else [])
+
+
+def _check_reached(register: Register, earlier: tuple[Register, ...]) -> None:
+    for other in earlier:
+        if other.size == register.size and (other.when, other.match) in ((None, None), (register.when, register.match)):
+            raise DeviceError(
+                f"register {register.name!r}: is never reached, {other.name!r} is at the same offset; "
+                "tell them apart by access, `when` or `match`"
+            )
 
 
 def _check(register: Register, names: set[str]) -> None:
@@ -316,8 +340,12 @@ def _check(register: Register, names: set[str]) -> None:
         raise DeviceError(
             f"{where}: fixed {register.fixed:#x} and clears {register.clears:#x} leave the register or share bits"
         )
+    if not 0 <= register.reset < 1 << 8 * register.size:
+        raise DeviceError(f"{where}: reset {register.reset:#x} has more than {8 * register.size} bits")
     used = 0
     for f in register.fields:
+        if wrong := [value for value in f.values or () if not 0 <= value < 1 << f.width]:
+            raise DeviceError(f"{where}: field {f.name!r} has {f.width} bits and cannot be {wrong[0]:#x}")
         bits = ((1 << f.width) - 1) << f.bit if f.width > 0 and f.bit >= 0 else 0
         if not bits or bits >> 8 * register.size or used & bits:
             raise DeviceError(f"{where}: field {f.name!r} leaves the register or overlaps another field")

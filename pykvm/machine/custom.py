@@ -12,7 +12,7 @@ from types import ModuleType
 
 from pykvm.devices.device import Device
 from pykvm.errors import ConfigurationError, PykvmError
-from pykvm.machine.user_code import import_file, import_module, raised_text
+from pykvm.machine.user_code import RAISED, import_file, import_module, raised_text
 from pykvm.model.plain import record
 from pykvm.units import parse_address
 
@@ -131,7 +131,7 @@ def load_device(spec: DeviceSpec) -> Device:
         device = cls(**options)
         is_made = hasattr(device, "irq")
         size = device.size if is_made else 0
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise ConfigurationError(
             f"device {str(spec)!r}: {spec.class_name}({arguments}) raised {raised_text(error, cls.__module__)}"
@@ -191,6 +191,6 @@ def attach_device(machine: Machine, spec: DeviceSpec, device: Device) -> None:
         machine.attach(device, port=spec.port, address=spec.address, irq=spec.irq)
     except PykvmError:
         raise
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         what = raised_text(error, type(device).__module__)
         raise ConfigurationError(f"device {str(spec)!r}: when it was attached it raised {what}") from error

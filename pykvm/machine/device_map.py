@@ -77,9 +77,9 @@ class DeviceMap:
 
     def _made(self, part: Part) -> Device:
         device = part.make()
-        device.clock = self._clock
+        device.clock, device.memory = self._clock, self._memory
         if part.space is Space.PIO:
-            device.fast = self._fast.at(part.base)
+            device.fast = self._fast.at(part.base, part.windows)
         for attribute, irq in part.irqs:
             setattr(device, attribute, self._interrupts.line(irq))
         device.attached()

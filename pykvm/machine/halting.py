@@ -80,10 +80,13 @@ class IdleSkip:
         self._seen = -1
         self._since_ns = self._idle_ns = 0
 
-    def stopped(self) -> None:
-        """The guest is interrupted: skip to the next timer if it has run for a while without an access."""
+    def stopped(self, vcpu: KvmVcpu) -> None:
+        """The guest is interrupted: skip to the next timer if it has run for a while without an access.
+
+        With interrupts disabled it waits for none, however long a slow host takes over it.
+        """
         count = self._count()
-        if count != self._seen:
+        if count != self._seen or not vcpu.takes_interrupts:
             self._seen, self._idle_ns = count, 0
             return
         self._idle_ns += time.thread_time_ns() - self._since_ns

@@ -326,7 +326,11 @@ class Machine:
         yield from self._runner.steps(timeout_s)
 
     def call_soon(self, function: Callable[[], None]) -> None:
-        """Have `function` called on the running thread between two exits, as soon as can be; from any thread."""
+        """Have `function` called between two exits, as soon as can be; from any thread.
+
+        With one vCPU on the thread that runs the machine, with several on that of any of them; nothing else of the
+        machine's runs meanwhile.
+        """
         self._runner.call_soon(function)
 
     def stop(self, outcome: Outcome | None = None) -> None:

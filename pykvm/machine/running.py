@@ -244,8 +244,8 @@ class Runner:
             raise ConfigurationError(f"timeout of {timeout_s} s: must be more than 0")
         if max_exits is not None and max_exits < 1:
             raise ConfigurationError(f"limit of {max_exits} exits: must be 1 or more")
-        if any(vcpu.is_running for vcpu in self._vcpus):
-            raise ConfigurationError("the guest is running; stop it first")  # before that run loses its deadline
+        if self._is_running:  # before that run loses its deadline
+            raise ConfigurationError("the guest is running; stop it first, or close() what exits() or steps() gave")
         self._vm.guard_signals()  # before any timer can send one
         self._flight.start()
         self._fast.enabled = fast and len(self._vcpus) == 1  # else one vCPU would see what is another's
@@ -321,7 +321,7 @@ class Runner:
 
     def _interrupted(self, vcpu: KvmVcpu, exit: Exit) -> Outcome | None:
         if self._idle is not None:
-            self._idle.stopped()
+            self._idle.stopped(vcpu)
         self._tick()
         if self._idle is not None:
             self._idle.goes_on(vcpu)

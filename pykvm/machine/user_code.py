@@ -18,7 +18,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["import_file", "import_module", "is_pykvms_code", "is_users_code", "raised_text", "shown_path"]
+__all__ = ["RAISED", "import_file", "import_module", "is_pykvms_code", "is_users_code", "raised_text", "shown_path"]
+
+RAISED = (Exception, SystemExit, GeneratorExit)
+"""What a user's code may raise, and be told of; KeyboardInterrupt is its user's."""
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
@@ -35,7 +38,7 @@ def import_module(name: str) -> ModuleType:
     try:
         with _first_on_path(os.getcwd()):
             return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         raise ConfigurationError(f"device module {name!r}: {raised_text(error, name)}") from error
 
 
@@ -68,7 +71,7 @@ def import_file(path: str) -> ModuleType:
         del sys.modules[name]
         if before is not None:
             sys.modules[name] = before
-        if not isinstance(error, (Exception, SystemExit)):
+        if not isinstance(error, RAISED):
             raise
         raise ConfigurationError(f"device file {path!r}: {raised_text(error, name, real)}") from error
     _loaded[real] = source, module

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pykvm.cli.overtime import GRACE_S
 from tests.support import pykvm
 
 kvm = pytest.mark.kvm
@@ -38,6 +39,27 @@ class Late(Faulty):
 class Posted(Faulty):
     def refresh(self):
         self.fast.post(0, 1)
+
+
+class Quits(Faulty):
+    def write_DATA(self, value):
+        raise GeneratorExit
+
+
+class Hangs(Faulty):
+    def write_DATA(self, value):
+        while True:
+            pass
+
+
+class Sleeps(Faulty):
+    def write_DATA(self, value):
+        __import__("time").sleep(1e6)
+
+
+class Writes(Faulty):
+    def write_DATA(self, value):
+        self.memory.write(0x8000, bytes([value]))
 
 
 def helper(found):
@@ -213,3 +235,29 @@ def test_quiet_leaves_the_error(tmp_path: Path) -> None:
     assert text.startswith("pykvm: device 'faulty' raised ValueError: no 7\n  at ")
     assert text.endswith("  ValueError: no 7\n")
     assert "rax" not in text
+
+
+@pytest.mark.parametrize(("cls", "options"), [("Hangs", ()), ("Sleeps", ("--trace",)), ("Hangs", ("--cpus=2",))])
+@kvm
+def test_a_time_limit_ends_a_device_that_does_not_return(tmp_path: Path, cls: str, options: tuple[str, ...]) -> None:
+    result = faulty(tmp_path, "b0 07 e6 50", cls, "--timeout=1", *options)
+    text = result.stderr.decode()
+    assert result.returncode == 124, text
+    assert "pykvm: timed out; 1 exit (1 pio)" in text
+    assert f"pykvm: device 'faulty' raised Overtime: it had not returned {GRACE_S:g} s after the time limit\n" in text
+    assert "  at faulty.DATA <- 0x07 at real 0000:7c02 out 0x50, al\n" in text
+    assert "in write_DATA" in text
+
+
+@kvm
+def test_whatever_a_device_raises_is_told(tmp_path: Path) -> None:
+    result = faulty(tmp_path, "b0 07 e6 50", "Quits")
+    assert result.returncode == 70
+    assert b"device 'faulty' raised GeneratorExit\n" in result.stderr
+
+
+@kvm
+def test_a_device_reaches_the_guests_memory(tmp_path: Path) -> None:
+    # mov al, 7; out 0x50, al; mov al, [0x8000]; out 0xf4, al
+    result = faulty(tmp_path, "b0 07 e6 50 a0 00 80 e6 f4", "Writes")
+    assert result.returncode == 7, result.stderr

@@ -86,6 +86,7 @@ def test_the_map_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
         ("", "com1"),
         ("none.py:Dice", "No such file"),
         (f"{DICE}:Cards", "Dice"),
+        (str(DICE), f"is a file; name a class in it: {DICE}:Dice"),
         ("json:JSONDecoder", "is no subclass of pykvm.Device"),
     ],
 )

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,8 +189,28 @@ def test_nobody_holds_the_guest_up(flood: Path, tmp_path: Path, kind: str, is_th
         status, said = guest.end()
         assert status == 124
         assert b"reached the exit limit" in said
+        told = re.search(rb"pykvm: com1: its program was too slow: (\d+) bytes that it had not read are lost\n", said)
+        assert bool(told) == is_there or kind == "tcp"  # the system's own buffers may take it all
         if end is not None:
             end.close()
+
+
+def test_a_pipe_without_a_reader_is_an_error_at_once(guests: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = pykvm("boot", guests / "spin.bin", "--serial", tmp_path / "pipe")
+    assert done.returncode == 74
+    assert (
+        done.stderr.decode()
+        == f"pykvm: serial file '{tmp_path / 'pipe'}': a pipe that nobody reads; start its reader first\n"
+    )
+
+
+def test_a_pipe_with_a_reader(guests: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        while pykvm("boot", guests / "hello.bin", "--serial", tmp_path / "pipe").returncode == 74:
+            time.sleep(0.01)  # cat is not there yet
+        assert reader.communicate(timeout=DEADLINE_S)[0] == b"Hello from pykvm!\n"
 
 
 def test_a_client_that_vanishes_does_not_end_the_guest(flood: Path) -> None:
@@ -248,6 +269,9 @@ def test_a_file_in_the_place_of_a_socket(guests: Path, tmp_path: Path) -> None:
         (("--com4=unix:",), "must be unix:PATH"),
         (("--serial=out", "--com2=file:out"), "is named twice, as --serial and as --com2"),
         (("--com2=out", "--record=out"), "is named twice, as --record and as --com2"),
+        (("--com2=",), "serial '': names no file"),
+        (("--serial=file:",), "serial 'file:': names no file"),
+        (("--seriall=pty",), "pykvm boot: unrecognized arguments: --seriall=pty; see pykvm boot --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

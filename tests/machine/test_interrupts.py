@@ -101,6 +101,16 @@ def test_no_virtual_time_passes_while_the_host_is_busy() -> None:
         assert machine.clock.now_ns() < 10_000
 
 
+def test_no_virtual_time_passes_while_the_guest_is_busy() -> None:
+    """With interrupts disabled it waits for none, however long it makes no access."""
+    # cli; mov ecx, 400000; loop $; in al, 0x80; hlt
+    with code_machine("fa 66 b9 80 1a 06 00 67 e2 fd e4 80 f4", clock="virtual") as machine:
+        machine.device("pit")
+        machine.run(DEADLINE_S)
+        assert machine.counts() == {"pio": 1, "hlt": 1}
+        assert machine.clock.now_ns() < 10_000
+
+
 def test_real_time_passes_while_the_guest_halts() -> None:
     with code_machine(tick_guest(), clock="real") as machine:
         machine.run(DEADLINE_S)

@@ -222,11 +222,20 @@ def test_an_iteration_ends_with_its_machine() -> None:
     machine = code_machine(TEN_OUTS)
     records, others = machine.exits(DEADLINE_S), machine.exits(DEADLINE_S)
     assert next(records).number == 1
-    assert next(others).number == 2
+    with pytest.raises(ConfigurationError, match=r"the guest is running; stop it first, or close\(\) what exits\(\)"):
+        next(others)
+    assert next(records).number == 2
     machine.close()
     with pytest.raises(ConfigurationError, match="closed"):
         next(records)
-    others.close()  # type: ignore[attr-defined]
+
+
+def test_a_run_within_a_run_is_refused() -> None:
+    with code_machine(SPIN) as machine:
+        machine.call_soon(machine.run)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="the guest is running"):
+            machine.run(DEADLINE_S)
+        assert machine.run(0.01).reason is Reason.TIMED_OUT
 
 
 def test_a_handler_that_chains_to_ours_is_called_once_and_python_too() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pykvm import bus as bus_module
 from pykvm.bus import Bus, Dispatch, FastPorts
-from pykvm.errors import ConfigurationError
+from pykvm.errors import ConfigurationError, DeviceError
 from pykvm.model.access import Access, Space, key_of
 from pykvm.model.register import Register
 
@@ -229,10 +229,27 @@ class Tables:
         return {p: s for p, s in self.post.items() if s}, {p: e for p, e in self.latch.items() if e[0]}
 
 
+UART = ((0, 8),)
+"""The windows of one."""
+
+
+@pytest.mark.parametrize(("offset", "size"), [(8, 1), (7, 2), (-1, 1), (0, 3), (0, 0), (99, 1)])
+def test_fast_accesses_are_of_the_devices_own_ports(offset: int, size: int) -> None:
+    tables = Tables()
+    fast = FastPorts(tables).at(0x3F8, UART)
+    with pytest.raises(DeviceError, match="are not all the device's"):
+        fast.post(offset, size)
+    with pytest.raises(DeviceError):
+        fast.latch(offset, size, 0)
+    with pytest.raises(DeviceError, match="has more than 8 bits"):
+        fast.latch(0, 1, 0x100)
+    assert tables.served() == ({}, {})
+
+
 def test_fast_range_is_relative_to_its_base() -> None:
     tables = Tables()
     fast = FastPorts(tables)
-    com1, com2 = fast.at(0x3F8), fast.at(0x2F8)
+    com1, com2 = fast.at(0x3F8, UART), fast.at(0x2F8, UART)
     com1.post(0, 1)
     com2.post(0, 2)
     com1.latch(5, 1, 0x60)
@@ -244,7 +261,7 @@ def test_fast_range_is_relative_to_its_base() -> None:
 
 def test_fast_ports_touch_the_tables_only_when_something_changes() -> None:
     tables = Tables()
-    fast = FastPorts(tables).at(0x3F8)
+    fast = FastPorts(tables).at(0x3F8, UART)
     for _ in range(3):
         fast.unpost(0)
         fast.unlatch(5)
@@ -260,7 +277,7 @@ def test_fast_ports_touch_the_tables_only_when_something_changes() -> None:
 def test_fast_ports_off_empties_the_tables_and_on_fills_them_with_the_present() -> None:
     tables = Tables()
     ports = FastPorts(tables)
-    fast = ports.at(0x3F8)
+    fast = ports.at(0x3F8, UART)
     fast.post(0, 1)
     fast.latch(5, 1, 0x60)
     ports.enabled = False
@@ -277,7 +294,7 @@ def test_fast_ports_off_empties_the_tables_and_on_fills_them_with_the_present() 
 def test_switching_to_the_same_changes_nothing() -> None:
     tables = Tables()
     ports = FastPorts(tables)
-    ports.at(0).post(0, 1)
+    ports.at(0, UART).post(0, 1)
     changes = tables.changes
     ports.enabled = True
     assert tables.changes == changes

@@ -297,6 +297,22 @@ BAD_DECLARATIONS = [
         "register 'R': when 0x2 has bits outside its mask 0x1",
     ),
     ((Register("R", 0, match=(1, 3)),), "register 'R': match 0x3 has bits outside its mask 0x1"),
+    ((Register("R", 0, reset=0x100),), "register 'R': reset 0x100 has more than 8 bits"),
+    ((Register("R", 0, reset=-1),), "register 'R': reset -0x1 has more than 8 bits"),
+    (
+        (Register("R", 0, fields=(Field("MODE", 0, 2, {4: "none"}),)),),
+        "register 'R': field 'MODE' has 2 bits and cannot be 0x4",
+    ),
+    *(
+        ((Register("I", 0), Register("A", 1, **a), Register("B", 1, **b)), "register 'B': is never reached, 'A' is at")
+        for a, b in (
+            ({}, {}),
+            ({"access": "w"}, {"access": "rw"}),
+            ({}, {"when": When("I", 1, 1)}),
+            ({"when": When("I", 1, 1)}, {"when": When("I", 1, 1)}),
+            ({"access": "w", "match": (1, 1)}, {"access": "w", "match": (1, 1)}),
+        )
+    ),
     ((Register("R", 0, fixed=0x100),), "register 'R': fixed 0x100 and clears 0x0 leave the register or share bits"),
     ((Register("R", 0, fixed=3, clears=2),), "register 'R': fixed 0x3 and clears 0x2 leave the register or share bits"),
     *(
@@ -352,3 +368,15 @@ def test_a_subclass_that_declares_more_registers_gets_a_state_with_them() -> Non
     wide = Wide()
     wide.write(1, 1, 5)
     assert wide.read(1, 1) == 5
+
+
+@pytest.mark.parametrize("method", ["write_DATE", "read_data", "read_DATUM"])
+def test_code_for_a_register_that_is_not_declared_is_a_slip(method: str) -> None:
+    name = method.partition("_")[2]
+    with pytest.raises(DeviceError, match=rf"^Made\.{method}: no register is called '{name}'; it must be as declared"):
+        type("Made", (Device,), {"name": "made", "registers": (Register("DATA", 0),), method: lambda *rest: 0})
+
+
+def test_other_methods_may_be_called_as_one_likes() -> None:
+    body = {"name": "made", "registers": (Register("DATA", 0),), "read_all": 1, "write_back": 2, "read": 3}
+    type("Made", (Device,), body)

@@ -73,13 +73,13 @@ def test_a_move_names_a_declared_register() -> None:
 
 
 class Twice(Device):
-    """Two registers in one place under one condition: the first declared is meant, whoever asks."""
+    """Two registers in one place under conditions that may both hold: the first declared is meant, whoever asks."""
 
     name = "twice"
     registers = (
         Register("INDEX", 0),
         Register("FIRST", 1, when=When("INDEX", 0xFF, 0)),
-        Register("SECOND", 1, when=When("INDEX", 0xFF, 0)),
+        Register("SECOND", 1, when=When("INDEX", 0x0F, 0)),
     )
 
 

@@ -228,7 +228,7 @@ def test_selecting_can_wait(guest: Guest) -> None:
             raise AssertionError("reading data moves on")
 
     tables = Tables()
-    guest.device.fast = FastPorts(tables).at(BASE)
+    guest.device.fast = FastPorts(tables).at(BASE, [(0, guest.device.size)])
     guest.device.refresh()
     assert tables.posted == {BASE: 2}
     guest.device.replay(0, 2, (1, 5, 0))

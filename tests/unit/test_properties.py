@@ -66,7 +66,7 @@ class Loop:
         self.dispatch = Dispatch(bus)
         ports = FastPorts(self)
         ports.enabled = fast
-        device.fast = ports.at(BASE)
+        device.fast = ports.at(BASE, [(0, device.size)])
         device.attached()
 
     def post_port(self, port: int, size: int) -> None:
