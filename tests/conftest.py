@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def why_no_kvm() -> str:
         return f"{DEVICE} cannot be opened: {os.strerror(error.errno or errno.EIO)}"
     return ""
 
+
+# A shell starts what it leaves in the background with these ignored, and so would all be that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 NO_KVM = why_no_kvm()
 passed_on_kvm: set[str] = set()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pykvm.cli.overtime import GRACE_S
-from tests.support import pykvm
+from tests.support import SLOWNESS, pykvm
 
 kvm = pytest.mark.kvm
 
@@ -240,7 +240,7 @@ def test_quiet_leaves_the_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("cls", "options"), [("Hangs", ()), ("Sleeps", ("--trace",)), ("Hangs", ("--cpus=2",))])
 @kvm
 def test_a_time_limit_ends_a_device_that_does_not_return(tmp_path: Path, cls: str, options: tuple[str, ...]) -> None:
-    result = faulty(tmp_path, "b0 07 e6 50", cls, "--timeout=1", *options)
+    result = faulty(tmp_path, "b0 07 e6 50", cls, f"--timeout={SLOWNESS}", *options)
     text = result.stderr.decode()
     assert result.returncode == 124, text
     assert "pykvm: timed out; 1 exit (1 pio)" in text
