@@ -176,7 +176,7 @@ def _device_failed(machine: Machine, error: BaseException, elapsed_s: float, qui
     if failure is not None:
         for text in failure.summary():
             _say(text)
-        if not quiet:
+        if not quiet and outcome.reason not in NEEDS_AUTOPSY:  # of those it is said already
             for text in failure.autopsy(machine):
                 _say(text)
     return outcome

@@ -14,11 +14,14 @@ GRACE_S = 2.0
 
 
 class Overtime(BaseException):
-    """Raised wherever the main thread is by then."""
+    """Raised wherever the main thread is by then, and where those of the other vCPUs are."""
+
+    def __str__(self) -> str:
+        return f"it had not returned {GRACE_S:g} s after the time limit"
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    raise Overtime(f"it had not returned {GRACE_S:g} s after the time limit")
+    raise Overtime
 
 
 @contextmanager

@@ -39,15 +39,14 @@ class Threads:
         self._lock = lock
         self._serve = serve
         self._kick = kick
-        self._done: list[_thread.LockType] = []
+        self._started: list[tuple[int, _thread.LockType]] = []
 
     def start(self) -> None:
         """Start them."""
         for vcpu in self._vcpus:
             done = _thread.allocate_lock()
             done.acquire()
-            self._done.append(done)
-            _thread.start_new_thread(self._run, (vcpu, done))
+            self._started.append((_thread.start_new_thread(self._run, (vcpu, done)), done))
 
     def _run(self, vcpu: KvmVcpu, done: _thread.LockType) -> None:
         try:
@@ -64,11 +63,31 @@ class Threads:
         self.is_ending = True
         self._kick()
 
-    def join(self) -> None:
-        """End them and wait until all are back; the lock must not be held."""
+    def join(self, error: BaseException | None = None) -> None:
+        """End them and wait until all are back; the lock must not be held.
+
+        Args:
+            error: what the caller's thread is ending with. What a signal's handler has raised is raised in a thread
+                that does not come back, too: its device has not returned.
+        """
         self.end()
-        for done in self._done:
+        signalled = None if isinstance(error, (Exception, GeneratorExit, SystemExit)) or error is None else type(error)
+        is_told = False
+        for _, done in self._started:
             # One that was just about to enter its guest has taken the kick for one that came before.
             while not done.acquire(timeout=0.05):
                 self.end()
-        self._done = []
+                if signalled is not None and not is_told:
+                    is_told = True
+                    self._raise_in_all(signalled)
+        self._started = []
+        if signalled is not None and isinstance(self.failure, signalled):
+            raise self.failure from None  # it says where that thread was
+
+    def _raise_in_all(self, error: type[BaseException]) -> None:
+        """Have `error` raised in all that are not back, as soon as each is in Python code."""
+        import ctypes
+
+        for thread, done in self._started:
+            if done.locked():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))

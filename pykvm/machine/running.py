@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -129,11 +130,13 @@ class Runner:
 
         others = Threads(self._vcpus[1:], self._lock, serve, self._kick)
         others.start()
+        self._lock.acquire()
         try:
-            with self._lock:
-                serve(self._vcpus[0], others)
+            serve(self._vcpus[0], others)
         finally:
-            others.join()
+            if self._vcpus[0].has_lock:
+                self._lock.release()
+            others.join(sys.exc_info()[1])
         if others.failure is not None:
             raise others.failure
         return found[0] if found else None
@@ -198,7 +201,7 @@ class Runner:
                     while seen:
                         yield seen.popleft()
         finally:
-            threads.join()
+            threads.join(sys.exc_info()[1])
         yield from seen
         if threads.failure is not None:
             raise threads.failure

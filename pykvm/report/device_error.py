@@ -103,7 +103,8 @@ def find_failure(machine: Machine, error: BaseException) -> DeviceFailure | None
         access = _posted_access(machine)
     elif not is_timer and codes & _ANSWERING and KvmVcpu._interrupt.__code__ not in codes:
         access = _last_access(machine, frames)
-    device = _device(machine, frames, access)
+    # A signal's handler raises wherever it strikes, the guest's own code included: only the frames tell.
+    device = _device(machine, frames, access if isinstance(error, Exception) else None)
     return None if device is None else DeviceFailure(device, error, access, is_posted, is_timer)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -247,6 +251,42 @@ def test_a_time_limit_ends_a_device_that_does_not_return(tmp_path: Path, cls: st
     assert f"pykvm: device 'faulty' raised Overtime: it had not returned {GRACE_S:g} s after the time limit\n" in text
     assert "  at faulty.DATA <- 0x07 at real 0000:7c02 out 0x50, al\n" in text
     assert "in write_DATA" in text
+    assert text.count("  at RIP: ") == 1
+
+
+@kvm
+@pytest.mark.parametrize("options", [(), ("--trace",)])
+def test_a_time_limit_ends_a_device_that_does_not_return_to_another_vcpu(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    # The first copies what follows its `jmp` to 0x8000 and sends INIT and SIPI; the others: mov al, 7; out 0x50, al
+    code = "be33001000 bf00800000 b906000000 f3a4 810df000e0fe00010000 c7050003e0fe00450c00 c7050003e0fe08460c00"
+    code += "f390 ebfc b007 e650 faf4"
+    result = faulty(tmp_path, code, "Hangs", "--mode=protected", "--cpus=3", "--timeout=1", *options)
+    text = result.stderr.decode()
+    assert result.returncode == 124, text
+    assert "pykvm: device 'faulty' raised Overtime: it had not returned" in text
+    assert "  at faulty.DATA <- 0x07 at real 0800:0002 out 0x50, al\n" in text
+    assert "in write_DATA" in text
+
+
+@kvm
+def test_a_process_that_was_stopped_past_its_time_limit_blames_no_device(tmp_path: Path) -> None:
+    # mov al, 'A'; mov dx, 0x3f8; out dx, al; jmp to itself
+    command = ["boot", str(snippet(tmp_path, "b0 41 ba f8 03 ee eb fe")), "--timeout=1"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pykvm", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert child.stdout is not None
+    assert child.stdout.read(1) == b"A"
+    time.sleep(0.3)  # it is in the guest again
+    os.kill(child.pid, signal.SIGSTOP)
+    time.sleep(1 + GRACE_S)
+    os.kill(child.pid, signal.SIGCONT)
+    text = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == 124
+    assert "pykvm: timed out" in text
+    assert "raised" not in text
 
 
 @kvm

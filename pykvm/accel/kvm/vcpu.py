@@ -54,6 +54,7 @@ class KvmVcpu(VcpuState):
             vector, and for how many nanoseconds it has waited.
         lock: held by whoever runs Python code of the machine, and given up while the guest runs; None where there is
             one vCPU only.
+        has_lock: the thread that runs the guest holds it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class KvmVcpu(VcpuState):
         self.stream = stream
         self.acknowledge: Callable[[], tuple[int, int, int]] = _nothing_to_acknowledge
         self.lock: LockType | None = None
+        self.has_lock = True
         self._ram = ram
         self._loop = lib.pykvm_loop_create(file.fd, mapped_bytes, index, ram, stream.data)
         if self._loop == ffi.NULL:
@@ -173,11 +175,13 @@ class KvmVcpu(VcpuState):
 
     def _run_unlocked(self, loop: CData, served: int) -> int:
         assert self.lock is not None
+        self.has_lock = False
         self.lock.release()
         try:
             return int(lib.pykvm_run(loop, served))
         finally:
-            self.lock.acquire()
+            self.lock.acquire()  # where a signal's handler may raise, while another thread has it
+            self.has_lock = True
 
     def _enter(self, is_step: bool = False) -> None:
         if self.is_running:
