@@ -106,11 +106,23 @@ def test_a_trace_of_many_windows_has_every_record(tmp_path: Path) -> None:
 
 def test_exits_of_all_can_be_looked_at() -> None:
     with smp_machine(FLOOD, FLOOD, cpus=2) as machine:
-        records = list(machine.exits(DEADLINE_S, max_exits=200))
+        numbers, seen = [], set()
+        for record in machine.exits(DEADLINE_S):
+            numbers.append(record.number)
+            seen.add(record.vcpu)
+            if len(numbers) >= 200 and seen == {0, 1}:  # a busy host may let one wait for long
+                machine.stop()
+        assert machine.outcome is not None
+        assert machine.outcome.reason is Reason.STOPPED
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert seen == {0, 1}
+
+
+def test_a_limit_ends_the_exits_of_all() -> None:
+    with smp_machine(FLOOD, FLOOD, cpus=2) as machine:
+        assert len(list(machine.exits(DEADLINE_S, max_exits=200))) >= 200
         assert machine.outcome is not None
         assert machine.outcome.reason is Reason.LIMITED
-    assert [record.number for record in records] == list(range(1, len(records) + 1))
-    assert {record.vcpu for record in records} == {0, 1}
 
 
 def test_exits_of_all_end_in_time() -> None:
