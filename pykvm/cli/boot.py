@@ -59,6 +59,8 @@ def boot(arguments: argparse.Namespace) -> int:
                 mode=arguments.mode,
                 load=arguments.load,
                 entry=arguments.entry,
+                append=arguments.append,
+                modules=arguments.module,
                 memory=arguments.memory,
                 cpus=arguments.cpus,
                 irqchip=arguments.irqchip,

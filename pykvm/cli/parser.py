@@ -120,6 +120,12 @@ def _trace_show(arguments: argparse.Namespace) -> int:
     return show(arguments)
 
 
+def _info(arguments: argparse.Namespace) -> int:
+    from pykvm.cli.info import info
+
+    return info(arguments)
+
+
 def _devices(arguments: argparse.Namespace) -> int:
     from pykvm.cli.devices import devices
 
@@ -144,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="pykvm")
     _add_boot(commands)
     _add_trace(commands)
+    _add_info(commands)
     _add_devices(commands)
     _add_doctor(commands)
     return parser
@@ -183,24 +190,30 @@ def _add_lines(boot: argparse.ArgumentParser) -> None:
 def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot = _add(commands, "boot", "run a guest image")
     address = _checked(parse_address, "an address such as 0x7c00")
-    boot.add_argument("image", metavar="IMAGE", help="flat binary")
+    boot.add_argument("image", metavar="IMAGE", help="Multiboot kernel, ELF executable, boot sector or flat binary")
+    boot.add_argument("--append", metavar="TEXT", default="", help="command line for a kernel")
+    boot.add_argument(
+        "--module",
+        metavar="'FILE [TEXT]'",
+        action="append",
+        default=[],
+        help="file for a Multiboot kernel, and text that goes with it; may be given again",
+    )
     boot.add_argument(
         "--mode",
         choices=("real", "protected", "long"),
-        default="real",
-        help="CPU mode that the image starts in (default: real)",
+        help="CPU mode that a flat binary starts in (default: real)",
     )
     boot.add_argument(
-        "--load", metavar="ADDR", type=address, help="load address (default: 0x7c00 in real mode, else 1 MiB)"
+        "--load",
+        metavar="ADDR",
+        type=address,
+        help="load address of a flat binary (default: 0x7c00 in real mode, else 1 MiB)",
     )
-    boot.add_argument("--entry", metavar="ADDR", type=address, help="first instruction (default: the load address)")
     boot.add_argument(
-        "--memory",
-        metavar="SIZE",
-        type=_checked(parse_size, "a size such as 64M"),
-        default="64M",
-        help="RAM (default: 64M)",
+        "--entry", metavar="ADDR", type=address, help="first instruction of a flat binary (default: the load address)"
     )
+    _add_memory(boot)
     _add_machine(boot)
     _add_lines(boot)
     boot.add_argument(
@@ -221,6 +234,16 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="no summary on stderr; errors only, and the places of ports where only pykvm knows them",
     )
     boot.set_defaults(command=_boot)
+
+
+def _add_memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--memory",
+        metavar="SIZE",
+        type=_checked(parse_size, "a size such as 64M"),
+        default="64M",
+        help="RAM (default: 64M)",
+    )
 
 
 def _add_machine(boot: argparse.ArgumentParser) -> None:
@@ -300,6 +323,20 @@ def _add_devices(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     devices.add_argument("--json", action="store_true", help="the same as JSON")
     devices.set_defaults(command=_devices)
+
+
+def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
+    info = _add(commands, "info", "tell what an image is, and where it goes")
+    info.add_argument("file", metavar="FILE", help="the image")
+    info.add_argument(
+        "--memory",
+        metavar="SIZE",
+        type=_checked(parse_size, "a size such as 64M"),
+        default="64M",
+        help="RAM (default: 64M)",
+    )
+    info.add_argument("--json", action="store_true", help="the same as JSON")
+    info.set_defaults(command=_info)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:

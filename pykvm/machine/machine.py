@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from pykvm.accel.kvm.vm import KvmVm
-from pykvm.arch.x86.start import start_state, tables_bytes
-from pykvm.boot.flat import load_flat
+from pykvm.arch.x86.start import start_state
 from pykvm.bus import Bus, Dispatch, FastPorts
 from pykvm.devices.device import Device
-from pykvm.errors import AddressError, ConfigurationError, ImageError
+from pykvm.errors import ConfigurationError
 from pykvm.machine.com_ports import add_serial
 from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
 from pykvm.machine.interrupts import UserInterrupts, interrupts
+from pykvm.machine.loading import read_guest, refuse_overwriting, store
 from pykvm.machine.msrs import MsrMap
 from pykvm.machine.options import check_options
 from pykvm.machine.outcome import Outcome, Reason
@@ -29,7 +29,7 @@ from pykvm.model.clock import AccessClock, Clock, RealClock
 from pykvm.model.exits import Exit
 from pykvm.model.image import Image, StartMode
 from pykvm.trace.layout import KIND_NAMES
-from pykvm.units import parse_address, parse_size
+from pykvm.units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,38 +152,33 @@ class Machine:
         cls,
         image: str | os.PathLike[str],
         *,
-        mode: str | StartMode = StartMode.REAL,
+        mode: str | StartMode | None = None,
         load: int | str | None = None,
         entry: int | str | None = None,
+        append: str = "",
+        modules: Sequence[str] = (),
         **options: Any,
     ) -> Machine:
-        """Return a machine with the flat binary `image` in its memory and the CPU at its first instruction.
+        """Return a machine with the guest in `image` in its memory and the CPU at its first instruction.
 
         Args:
-            image: path of the file.
-            mode: "real", "protected" or "long".
-            load: guest-physical address of the image; by default 0x7c00 in real mode, else 1 MiB.
-            entry: linear address of the first instruction; by default the image's first byte.
+            image: path of the file; what it is, is found out: see `pykvm.boot.formats`.
+            mode: of a flat binary: "real" (the default), "protected" or "long".
+            load: of a flat binary: its guest-physical address; by default 0x7c00 in real mode, else 1 MiB.
+            entry: of a flat binary: linear address of the first instruction; by default its first byte.
+            append: the kernel's command line.
+            modules: files for the kernel, each a path, which text for the kernel may follow behind a space.
             options: as for `Machine`.
 
         Raises:
-            ImageError: the image cannot be read or does not fit.
+            ImageError: the image cannot be read, is damaged or does not fit.
             AcceleratorError, ConfigurationError: as `Machine`.
         """
-        if mode not in tuple(StartMode) and mode not in [start.value for start in StartMode]:
-            raise ConfigurationError(f"mode {mode!r}: must be real, protected or long")
-        record = options.get("record")
-        if record is not None and os.path.exists(record) and os.path.exists(image) and os.path.samefile(record, image):
-            raise ConfigurationError(f"trace file {os.fspath(record)!r} is the image itself; name another file")
-        loaded = load_flat(
-            image,
-            StartMode(mode),
-            None if load is None else parse_address(load),
-            None if entry is None else parse_address(entry),
-        )
+        refuse_overwriting(image, options.get("record"))
+        read = read_guest(image, mode, load, entry, append, modules)
         machine = cls(**options)
         try:
-            machine.load(loaded)
+            machine.load(read.image(machine.memory))
         except BaseException:
             machine.close()
             raise
@@ -198,18 +193,7 @@ class Machine:
         """
         is_fresh = self._host_changes() == (0, 0)
         registers, system = start_state(image.mode, image.entry, self.memory)
-        for segment in image.segments:
-            end = segment.address + len(segment.data)
-            for address, size in tables_bytes(image.mode):
-                if segment.address < address + size and address < end:
-                    raise ImageError(
-                        f"{image.path!r}: {segment.address:#x}-{end - 1:#x} overlaps the boot tables at "
-                        f"{address:#x}-{address + size - 1:#x}; choose another --load"
-                    )
-            try:
-                self.memory.write(segment.address, segment.data)
-            except AddressError as error:
-                raise ImageError(f"{image.path!r}: does not fit: {error}; see --memory and --load") from error
+        store(image, self.memory)
         for name, value in image.registers.items():
             setattr(registers, name, value)
         self.vcpu.set_system_registers(system)

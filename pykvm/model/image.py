@@ -19,10 +19,27 @@ class StartMode(Enum):
 
 @record(frozen=True)
 class LoadSegment:
-    """Bytes to be stored at a guest-physical address."""
+    """What is stored at a guest-physical address.
+
+    Attributes:
+        address: of its first byte.
+        data: the bytes.
+        zeros: how many bytes of zero follow them.
+    """
 
     address: int
-    data: bytes
+    data: bytes | memoryview
+    zeros: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return len(self.data) + self.zeros
+
+    @property
+    def end(self) -> int:
+        """Address behind it."""
+        return self.address + self.size
 
 
 @record(frozen=True)
@@ -35,6 +52,8 @@ class Image:
         entry: linear address of the first instruction.
         mode: CPU mode at that instruction.
         registers: general registers that the format promises the guest, by name.
+        format: what the file is, in words.
+        has_symbols: the file has a symbol table.
     """
 
     path: str
@@ -42,8 +61,10 @@ class Image:
     entry: int
     mode: StartMode
     registers: dict[str, int] = field(default_factory=dict)
+    format: str = "flat binary"
+    has_symbols: bool = False
 
     @property
     def size(self) -> int:
-        """Bytes in all segments."""
+        """Bytes in all segments, but for zeros behind their data."""
         return sum(len(segment.data) for segment in self.segments)

@@ -1,0 +1,205 @@
+"""ELF executables (System V ABI, "Object Files" and "Program Loading"; its i386 and AMD64 supplements).
+
+Segments go to their physical addresses, and the processor starts at the entry in flat 32-bit code for ELF32, in 64-bit
+code with the first 4 GiB mapped to themselves for ELF64. An entry is a virtual address where the file's segments have
+different ones, as kernels in the higher half do: what is there is found, and started, at its physical address.
+"""
+
+from __future__ import annotations
+
+from pykvm.boot.image_file import ImageFile
+from pykvm.model.image import Image, LoadSegment, StartMode
+from pykvm.model.plain import record
+
+__all__ = ["MAGIC", "Elf", "Segment", "load_elf"]
+
+MAGIC = b"\x7fELF"
+CLASS_32, CLASS_64, LITTLE_ENDIAN = 1, 2, 1
+RELOCATABLE, EXECUTABLE, SHARED, CORE = 1, 2, 3, 4
+_TYPES = {
+    RELOCATABLE: "is an object file that no linker has seen; link it",
+    CORE: "is a core dump, not a program",
+}
+I386, X86_64 = 3, 62
+_MACHINES = {2: "SPARC", 8: "MIPS", 20: "PowerPC", 21: "64-bit PowerPC", 40: "ARM", 183: "64-bit ARM", 243: "RISC-V"}
+PT_LOAD, PT_INTERP = 1, 3
+MANY_HEADERS = 0xFFFF
+"""e_phnum of a file whose first section header has their number (PN_XNUM)."""
+MOST_SEGMENTS = 1 << 16
+SHT_SYMTAB = 2
+
+
+@record(frozen=True)
+class Segment:
+    """A program header."""
+
+    type: int
+    offset: int
+    virtual: int
+    physical: int
+    file_bytes: int
+    memory_bytes: int
+
+
+class Elf:
+    """The headers of an ELF file.
+
+    Args:
+        file: begins with `MAGIC`.
+
+    Attributes:
+        is_64bit: it is ELF64.
+        type: e_type.
+        machine: e_machine.
+        entry: e_entry, a virtual address.
+        segments: the program headers.
+        has_symbols: there is a symbol table.
+
+    Raises:
+        ImageError: it is cut or damaged, or for a machine that stores the highest byte first.
+    """
+
+    def __init__(self, file: ImageFile) -> None:
+        self.file = file
+        form, order = file.unpack("<BB", 4, "the ELF identification")
+        if form not in (CLASS_32, CLASS_64):
+            raise file.error(f"is damaged: ELF class {form} at offset 0x4; it must be 1 (32-bit) or 2 (64-bit)")
+        if order != LITTLE_ENDIAN:
+            raise file.error(f"is ELF of byte order {order} (offset 0x5), for another machine; a guest is x86 code")
+        self.is_64bit = form == CLASS_64
+        self._read_header("<HHIQQQIHHHHHH" if self.is_64bit else "<HHIIIIIHHHHHH")
+
+    def _read_header(self, form: str) -> None:
+        (self.type, self.machine, _, self.entry, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, _) = (
+            self.file.unpack(form, 16, "the ELF header")
+        )
+        self._sections = shoff, shentsize, shnum
+        if phnum == MANY_HEADERS:
+            phnum = self._section(0)[5]  # sh_info
+        if phnum > MOST_SEGMENTS:
+            raise self.file.error(f"is damaged: {phnum} program headers; there may be {MOST_SEGMENTS} at most")
+        self.segments = tuple(self._segments(phoff, phentsize, phnum))
+        self.has_symbols = any(self._section(number)[1] == SHT_SYMTAB for number in self._section_numbers())
+
+    def _segments(self, offset: int, entry_bytes: int, count: int) -> list[Segment]:
+        form, size = ("<IIQQQQQQ", 56) if self.is_64bit else ("<IIIIIIII", 32)
+        if count and entry_bytes < size:
+            raise self.file.error(f"is damaged: program headers of {entry_bytes} bytes; ELF has {size}")
+        self.file.part(offset, count * entry_bytes, "the program header table")
+        found = []
+        for number in range(count):
+            fields = self.file.unpack(form, offset + number * entry_bytes, f"program header {number}")
+            if self.is_64bit:
+                type_, _, at, virtual, physical, file_bytes, memory_bytes, _ = fields
+            else:
+                type_, at, virtual, physical, file_bytes, memory_bytes, _, _ = fields
+            found.append(Segment(type_, at, virtual, physical, file_bytes, memory_bytes))
+        return found
+
+    def _section_numbers(self) -> range:
+        """Return the sections that are there: a kernel without them boots as well, and so does one whose are cut."""
+        offset, entry_bytes, count = self._sections
+        if not offset or entry_bytes < (64 if self.is_64bit else 40):
+            return range(0)
+        return range(max(0, min(count, (len(self.file.data) - offset) // entry_bytes)))
+
+    def _section(self, number: int) -> tuple[int, ...]:
+        """Return name, type, flags, address, offset and info of a section header."""
+        offset, entry_bytes, _ = self._sections
+        form = "<IIQQQQIIQQ" if self.is_64bit else "<IIIIIIIIII"
+        fields = self.file.unpack(form, offset + number * entry_bytes, f"section header {number}")
+        return (*fields[:5], fields[7])
+
+    def loaded(self) -> tuple[Segment, ...]:
+        """Return the segments that go into memory, by physical address.
+
+        Raises:
+            ImageError: there are none, or one is damaged, or two overlap.
+        """
+        found = sorted((s for s in self.segments if s.type == PT_LOAD and s.memory_bytes), key=lambda s: s.physical)
+        if not found:
+            raise self.file.error("has no segment to load; link it as a program, with `ld -T` or `ld -Ttext`")
+        end = 0
+        for segment in found:
+            if segment.file_bytes > segment.memory_bytes:
+                raise self.file.error(
+                    f"is damaged: the segment at {segment.physical:#x} has {segment.file_bytes:#x} bytes in the file "
+                    f"and {segment.memory_bytes:#x} in memory"
+                )
+            if segment.physical < end:
+                raise self.file.error(f"is damaged: the segment at {segment.physical:#x} overlaps the one before it")
+            end = segment.physical + segment.memory_bytes
+        return tuple(found)
+
+    def physical_entry(self, segments: tuple[Segment, ...]) -> int:
+        """Return where the entry is in guest-physical memory.
+
+        Raises:
+            ImageError: in no segment.
+        """
+        by_virtual = ((segment, self.entry - segment.virtual) for segment in segments)
+        by_physical = ((segment, self.entry - segment.physical) for segment in segments)
+        for segment, offset in (*by_virtual, *by_physical):
+            if 0 <= offset < segment.memory_bytes:
+                return segment.physical + offset
+        places = ", ".join(f"{s.virtual:#x}-{s.virtual + s.memory_bytes - 1:#x}" for s in segments)
+        raise self.file.error(f"entry {self.entry:#x} is in none of its segments ({places})")
+
+
+def load_segments(elf: Elf, segments: tuple[Segment, ...]) -> tuple[LoadSegment, ...]:
+    """Return what is to be stored for `segments`.
+
+    Raises:
+        ImageError: the file does not have all of it.
+    """
+    return tuple(
+        LoadSegment(
+            s.physical,
+            elf.file.part(s.offset, s.file_bytes, f"the segment at {s.physical:#x}"),
+            s.memory_bytes - s.file_bytes,
+        )
+        for s in segments
+    )
+
+
+def load_elf(file: ImageFile) -> Image:
+    """Return the ELF executable `file`.
+
+    Raises:
+        ImageError: it is damaged, or no program for this machine.
+    """
+    elf = Elf(file)
+    refuse_foreign(elf)
+    segments = elf.loaded()
+    if elf.type == SHARED and segments[0].physical == 0:
+        raise file.error("is position independent, and nobody would relocate it; link it with -no-pie at an address")
+    return Image(
+        path=file.path,
+        segments=load_segments(elf, segments),
+        entry=elf.physical_entry(segments),
+        mode=StartMode.LONG if elf.is_64bit else StartMode.PROTECTED,
+        format=f"ELF{64 if elf.is_64bit else 32} executable",
+        has_symbols=elf.has_symbols,
+    )
+
+
+def refuse_foreign(elf: Elf) -> None:
+    """Check that `elf` is a program for x86.
+
+    Raises:
+        ImageError: it is not.
+    """
+    wanted = X86_64 if elf.is_64bit else I386
+    if elf.machine not in (I386, X86_64):
+        name = _MACHINES.get(elf.machine, f"machine {elf.machine}")
+        raise elf.file.error(f"is ELF for {name} (offset 0x12); a guest is x86 code")
+    if elf.machine != wanted:
+        raise elf.file.error(
+            f"is ELF{64 if elf.is_64bit else 32} for machine {elf.machine}; x86 is machine 3 as ELF32, 62 as ELF64"
+        )
+    if elf.type in _TYPES:
+        raise elf.file.error(_TYPES[elf.type])
+    if elf.type not in (EXECUTABLE, SHARED):
+        raise elf.file.error(f"is ELF of type {elf.type} (offset 0x10); a guest is an executable, type 2")
+    if any(segment.type == PT_INTERP for segment in elf.segments):
+        raise elf.file.error("is a program for an operating system: it asks for a dynamic linker; link it with -static")

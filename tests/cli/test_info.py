@@ -1,0 +1,149 @@
+"""`pykvm info`, and kernels booted by what they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.images import Part, elf, multiboot1
+from tests.support import DEADLINE_S, pykvm
+
+CODE = b"\xf4" * 16
+needs_binutils = pytest.mark.skipif(
+    not (shutil.which("as") and shutil.which("ld")), reason="as or ld is missing: install binutils"
+)
+
+MULTIBOOT = """
+        .intel_syntax noprefix
+        .code32
+        .section .multiboot, "a"
+        .long   0x1BADB002, 3, -(0x1BADB002 + 3)
+        .text
+        .global start
+start:  cmp     eax, 0x2BADB002
+        jne     bad
+        mov     esi, [ebx + 16]         # command line
+        call    puts
+        mov     ecx, [ebx + 20]         # modules
+        mov     edi, [ebx + 24]
+1:      jecxz   3f
+        mov     esi, [edi + 8]
+        call    puts
+        mov     esi, [edi]              # its first byte
+        lodsb
+        out     0xe9, al
+        add     edi, 16
+        loop    1b
+3:      mov     al, byte ptr zeros
+        out     0xf4, al
+bad:    mov     al, 1
+        out     0xf4, al
+puts:   lodsb
+        out     0xe9, al
+        test    al, al
+        jnz     puts
+        ret
+        .bss
+zeros:  .skip   4096
+"""
+
+
+@pytest.fixture
+def multiboot(tmp_path: Path) -> Path:
+    """A Multiboot kernel as a linker makes it; what it is told goes to the debug console."""
+    source, made = tmp_path / "kernel.S", tmp_path / "kernel"
+    source.write_text(MULTIBOOT)
+    for command in (
+        f"as --32 -o {made}.o {source}".split(),
+        f"ld -m elf_i386 -Ttext=0x101000 --section-start=.multiboot=0x100000 -e start -o {made} {made}.o".split(),
+    ):
+        subprocess.run(command, check=True, timeout=DEADLINE_S)
+    return made
+
+
+@needs_binutils
+@pytest.mark.kvm
+def test_a_multiboot_kernel_is_told_its_command_line_and_modules(multiboot: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("1 is in it")
+    (tmp_path / "two").write_text("2 is in it")
+    modules = (f"--module={tmp_path}/one quiet", f"--module={tmp_path}/two")
+    done = pykvm("boot", multiboot, "--append=root=/dev/ram x", *modules, "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.decode() == f"root=/dev/ram x\0{tmp_path}/one quiet\0" + "1" + f"{tmp_path}/two\0" + "2"
+
+
+@needs_binutils
+def test_info_on_a_multiboot_kernel(multiboot: Path) -> None:
+    done = pykvm("info", multiboot)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert text.startswith(f"{multiboot}: Multiboot kernel, ELF32, ")
+    assert "  because  Multiboot 1: header at offset 0x1000\n           ELF: magic number at offset 0\n" in text
+    assert ", and 0x1000 of zero\n" in text
+    assert "  entry    0x101000 in 32-bit protected mode\n  with     rax = 0x2badb002, rbx = " in text
+    assert text.endswith("  symbols  yes\n")
+
+
+@pytest.mark.kvm
+def test_an_elf_kernel_runs(tmp_path: Path) -> None:
+    # mov al, [rip + ...]: the byte behind its data, which is zero; out 0xf4, al
+    code = bytes.fromhex("8a 05 02 00 00 00 e6 f4")
+    (tmp_path / "kernel").write_bytes(elf(Part(0x100000, code, zeros=64, virtual=0xFFFF_FFFF_8010_0000)))
+    done = pykvm("boot", tmp_path / "kernel", "--quiet")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_cannot_be_booted(tmp_path: Path) -> None:
+    (tmp_path / "arm").write_bytes(elf(Part(0x100000, CODE), machine=183))
+    done = pykvm("info", tmp_path / "arm")
+    assert done.returncode == 65
+    text = done.stdout.decode()
+    assert text.startswith(f"{tmp_path}/arm: ELF, ")
+    assert text.endswith(
+        f"  cannot be booted: '{tmp_path}/arm': is ELF for 64-bit ARM (offset 0x12); a guest is x86 code\n"
+    )
+    data = json.loads(pykvm("info", tmp_path / "arm", "--json").stdout)
+    assert data["error"].endswith("a guest is x86 code")
+    assert next(iter(data["formats"])) == "ELF"
+
+
+def test_as_data(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(elf(Part(0x100000, multiboot1() + CODE, zeros=5), bits=32, entry=0x10000C))
+    data = json.loads(pykvm("info", tmp_path / "kernel", "--json").stdout)
+    assert (data["format"], data["mode"], data["entry"], data["symbols"]) == (
+        *("Multiboot kernel, ELF32", "protected"),
+        *(0x10000C, False),
+    )
+    assert data["segments"][0] == {"address": 0x100000, "bytes": 28, "zeros": 5}
+
+
+def test_memory_that_is_too_small_for_what_a_kernel_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(elf(Part(0x8000, multiboot1() + CODE, zeros=0x97BB0), bits=32))
+    assert pykvm("info", tmp_path / "kernel").returncode == 0
+    done = pykvm("info", tmp_path / "kernel", "--memory=640K")
+    assert done.returncode == 65
+    assert b"bytes of Multiboot information; see --memory\n" in done.stdout
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("options", "status", "why"),
+    [
+        (("--mode=long",), 64, "--mode: means nothing for '{}', which is ELF; leave it out"),
+        (("--append=x",), 64, "--append: means nothing for '{}', which is ELF; leave it out"),
+        (("--module=/nowhere/module x",), 65, "'/nowhere/module': No such file or directory"),
+        (("--memory=1M",), 65, "'{}': does not fit: guest-physical 0x100000"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, options: tuple[str, ...], status: int, why: str) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(elf(Part(0x100000, CODE)))
+    done = pykvm("boot", path, *options)
+    assert done.returncode == status, done.stderr
+    text = done.stderr.decode()
+    assert why.format(path) in text
+    assert text.count("\n") == 1

@@ -1,0 +1,74 @@
+"""Image files made byte by byte, so that each can be made wrong."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from pykvm.boot.image_file import ImageFile
+
+PT_LOAD = 1
+I386, X86_64 = 3, 62
+EXECUTABLE = 2
+
+
+class Part:
+    """A segment of an ELF file: `data`, and `zeros` behind it."""
+
+    def __init__(self, physical: int, data: bytes, zeros: int = 0, virtual: int | None = None, type: int = PT_LOAD):
+        self.physical = physical
+        self.data = data
+        self.zeros = zeros
+        self.virtual = physical if virtual is None else virtual
+        self.type = type
+
+
+def elf(
+    *parts: Part,
+    entry: int | None = None,
+    bits: int = 64,
+    machine: int | None = None,
+    type: int = EXECUTABLE,
+    sections: bytes = b"",
+    section_count: int | None = None,
+    phnum: int | None = None,
+) -> bytes:
+    """Return an ELF file: headers, the data of its segments, its section headers."""
+    is_64bit = bits == 64
+    header_bytes, entry_bytes, section_bytes = (64, 56, 64) if is_64bit else (52, 32, 40)
+    at = header_bytes + entry_bytes * len(parts)
+    table = body = b""
+    for part in parts:
+        fields = at + len(body), part.virtual, part.physical, len(part.data), len(part.data) + part.zeros
+        if is_64bit:
+            table += struct.pack("<IIQQQQQQ", part.type, 7, *fields, 4096)
+        else:
+            table += struct.pack("<IIIIIIII", part.type, *fields, 7, 4096)
+        body += part.data
+    count = len(sections) // section_bytes if section_count is None else section_count
+    header = struct.pack(
+        "<HHIQQQIHHHHHH" if is_64bit else "<HHIIIIIHHHHHH",
+        *(type, machine if machine is not None else X86_64 if is_64bit else I386, 1),
+        parts[0].virtual if entry is None else entry,
+        *(header_bytes, at + len(body) if sections else 0, 0, header_bytes, entry_bytes),
+        *(len(parts) if phnum is None else phnum, section_bytes, count, 0),
+    )
+    identification = b"\x7fELF" + bytes((2 if is_64bit else 1, 1, 1)) + bytes(9)
+    return identification + header + table + body + sections
+
+
+def multiboot1(
+    flags: int = 0, addresses: Sequence[int] = (), magic: int = 0x1BADB002, checksum: int | None = None
+) -> bytes:
+    """Return a Multiboot 1 header."""
+    right = -(0x1BADB002 + flags) & 0xFFFFFFFF
+    header = struct.pack("<III", magic, flags, right if checksum is None else checksum)
+    return header + struct.pack(f"<{len(addresses)}I", *addresses)
+
+
+def image_file(folder: Path, data: bytes, name: str = "kernel") -> ImageFile:
+    """Return `data` as a file in `folder`."""
+    path = folder / name
+    path.write_bytes(data)
+    return ImageFile(path)

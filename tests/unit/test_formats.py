@@ -1,0 +1,106 @@
+"""What a file is taken for, and that a damaged one gives one clear error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pykvm.boot.formats import load_image, recognise
+from pykvm.boot.setup import Setup
+from pykvm.errors import ConfigurationError, ImageError
+from pykvm.model.image import Image, StartMode
+from tests.images import Part, elf, image_file, multiboot1
+
+SETUP = Setup([(0, 64 << 20)])
+CODE = b"\xf4" * 64
+ELF64 = elf(Part(0x100000, CODE), Part(0x101000, b"data", zeros=100), sections=bytes(128))
+MULTIBOOT_ELF = elf(Part(0x100000, multiboot1(3) + CODE, zeros=99), bits=32, entry=0x100010)
+MULTIBOOT_RAW = multiboot1(1 << 16, (0x100000, 0x100000, 0, 0x102000, 0x100020)) + CODE
+BOOT_SECTOR = CODE.ljust(510, b"\0") + b"\x55\xaa"
+LINUX = bytes(0x1FE) + b"\x55\xaa\0\0HdrS" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "why"),
+    [
+        (ELF64, "ELF", "magic number at offset 0"),
+        (MULTIBOOT_ELF, "Multiboot 1", "header at offset 0x54"),
+        (MULTIBOOT_RAW, "Multiboot 1", "header at offset 0x0"),
+        (BOOT_SECTOR, "a boot sector", "55 aa at offset 0x1fe"),
+        (LINUX, "Linux", "HdrS at offset 0x202"),
+        (CODE, "a flat binary", "no format that has a header"),
+        (b"\xf4", "a flat binary", "no format that has a header"),
+    ],
+)
+def test_a_file_is_what_its_most_telling_header_says(tmp_path: Path, data: bytes, format: str, why: str) -> None:
+    found = recognise(image_file(tmp_path, data))
+    assert next(iter(found.items())) == (format, why)
+    assert {"ELF", "Multiboot 1", "Linux", "a boot sector"} <= set(found)
+
+
+def test_images_of_each(tmp_path: Path) -> None:
+    def image(data: bytes) -> tuple[str, StartMode, int]:
+        loaded = load_image(image_file(tmp_path, data), SETUP)
+        return loaded.format, loaded.mode, loaded.entry
+
+    assert image(ELF64) == ("ELF64 executable", StartMode.LONG, 0x100000)
+    assert image(MULTIBOOT_ELF) == ("Multiboot kernel, ELF32", StartMode.PROTECTED, 0x100010)
+    assert image(MULTIBOOT_RAW) == ("Multiboot kernel, loaded as its header says", StartMode.PROTECTED, 0x100020)
+    assert image(BOOT_SECTOR) == ("flat binary", StartMode.REAL, 0x7C00)
+
+
+def test_a_flat_binary_is_loaded_as_told(tmp_path: Path) -> None:
+    image = load_image(image_file(tmp_path, CODE), SETUP, StartMode.LONG, 0x200000, 0x200008)
+    assert (image.segments[0].address, image.entry, image.mode) == (0x200000, 0x200008, StartMode.LONG)
+
+
+def test_a_linux_kernel_is_known_and_not_started(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="is a Linux kernel, for which there is no loader yet"):
+        load_image(image_file(tmp_path, LINUX), SETUP)
+
+
+def test_options_of_another_format_are_refused(tmp_path: Path) -> None:
+    kernel = image_file(tmp_path, ELF64)
+    for options, name in (((StartMode.LONG,), "--mode"), ((None, 0), "--load"), ((None, None, 0), "--entry")):
+        with pytest.raises(ConfigurationError, match=rf"^{name}: means nothing for '.*', which is ELF; leave it out$"):
+            load_image(kernel, SETUP, *options)
+    for data in (ELF64, CODE, BOOT_SECTOR):
+        with pytest.raises(ConfigurationError, match=r"^--append: means nothing"):
+            load_image(image_file(tmp_path, data), Setup(SETUP.ram, command_line="x"))
+
+
+def image_or_error(folder: Path, data: bytes) -> Image | str:
+    try:
+        return load_image(image_file(folder, data), SETUP)
+    except ImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("data", [ELF64, MULTIBOOT_ELF, MULTIBOOT_RAW], ids=["elf", "multiboot elf", "multiboot"])
+def test_every_cut_is_an_error_or_an_image(tmp_path: Path, data: bytes) -> None:
+    for size in range(1, len(data)):
+        loaded = image_or_error(tmp_path, data[:size])
+        assert isinstance(loaded, Image) or re.fullmatch(r"'.*': .*", loaded)
+
+
+EXTREMES = st.sampled_from([0, 1, 0x7F, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF, (1 << 64) - 1, 1 << 63])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(
+    data=st.sampled_from([ELF64, MULTIBOOT_ELF, MULTIBOOT_RAW]),
+    changes=st.lists(st.tuples(st.integers(0, 200), EXTREMES, st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=5),
+)
+def test_damage_is_an_error_or_an_image(tmp_path: Path, data: bytes, changes: list[tuple[int, int, int]]) -> None:
+    damaged = bytearray(data)
+    for at, value, size in changes:
+        damaged[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+    loaded = image_or_error(tmp_path, bytes(damaged))
+    if isinstance(loaded, Image):
+        assert loaded.size <= len(damaged) + 4096
+    else:
+        assert "\n" not in loaded
