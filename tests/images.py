@@ -37,7 +37,7 @@ def elf(
     """Return an ELF file: headers, the data of its segments, its section headers."""
     is_64bit = bits == 64
     header_bytes, entry_bytes, section_bytes = (64, 56, 64) if is_64bit else (52, 32, 40)
-    at = header_bytes + entry_bytes * len(parts)
+    at = header_bytes + entry_bytes * len(parts) + 7 & ~7
     table = body = b""
     for part in parts:
         fields = at + len(body), part.virtual, part.physical, len(part.data), len(part.data) + part.zeros
@@ -55,7 +55,7 @@ def elf(
         *(len(parts) if phnum is None else phnum, section_bytes, count, 0),
     )
     identification = b"\x7fELF" + bytes((2 if is_64bit else 1, 1, 1)) + bytes(9)
-    return identification + header + table + body + sections
+    return (identification + header + table).ljust(at, b"\0") + body + sections
 
 
 def multiboot1(
@@ -65,6 +65,20 @@ def multiboot1(
     right = -(0x1BADB002 + flags) & 0xFFFFFFFF
     header = struct.pack("<III", magic, flags, right if checksum is None else checksum)
     return header + struct.pack(f"<{len(addresses)}I", *addresses)
+
+
+def tag(type: int, data: bytes = b"", flags: int = 0) -> bytes:
+    """Return a tag of a Multiboot2 header, filled up to a multiple of 8."""
+    size = 8 + len(data)
+    return (struct.pack("<HHI", type, flags, size) + data).ljust(size + 7 & ~7, b"\0")
+
+
+def multiboot2(*tags: bytes, magic: int = 0xE85250D6, architecture: int = 0, checksum: int | None = None) -> bytes:
+    """Return a Multiboot2 header with these tags and the one that ends them."""
+    body = b"".join(tags) + tag(0)
+    size = 16 + len(body)
+    right = -(0xE85250D6 + architecture + size) & 0xFFFFFFFF
+    return struct.pack("<IIII", magic, architecture, size, right if checksum is None else checksum) + body
 
 
 def image_file(folder: Path, data: bytes, name: str = "kernel") -> ImageFile:

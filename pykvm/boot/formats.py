@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["load_image", "recognise"]
 
-FLAT, BOOT_SECTOR, ELF, MULTIBOOT_1, LINUX = "a flat binary", "a boot sector", "ELF", "Multiboot 1", "Linux"
+FLAT, BOOT_SECTOR, ELF, LINUX = "a flat binary", "a boot sector", "ELF", "Linux"
+MULTIBOOT_1, MULTIBOOT_2 = "Multiboot 1", "Multiboot 2"
 _ELF_MAGIC = b"\x7fELF"
 _MULTIBOOT_MAGIC = b"\x02\xb0\xad\x1b"
 _SEARCHED_BYTES = 8192
+_MULTIBOOT2_MAGIC = b"\xd6\x50\x52\xe8"
+_SEARCHED_BYTES_2 = 32768
 _LINUX_SIGNATURE_AT, _LINUX_SIGNATURE = 0x202, b"HdrS"
 _BOOT_SIGNATURE_AT, _BOOT_SIGNATURE = 510, b"\x55\xaa"
 
@@ -24,9 +27,13 @@ _BOOT_SIGNATURE_AT, _BOOT_SIGNATURE = 510, b"\x55\xaa"
 def recognise(file: ImageFile) -> dict[str, str]:
     """Return what `file` is, as the first, and what else it was looked at for: for each format, what was found.
 
-    The order is that of trust: a kernel that is both ELF and Multiboot expects what Multiboot promises it.
+    The order is that of trust: a kernel that is ELF and Multiboot, too, expects what the latest Multiboot promises it.
     """
     data, found, absent = file.data, {}, {}
+    if (header := _multiboot2(file)) is not None:
+        found[MULTIBOOT_2] = f"header at offset {header:#x}"
+    else:
+        absent[MULTIBOOT_2] = "no header with a right checksum in the first 32 KiB"
     if (header := _multiboot1(file)) is not None:
         found[MULTIBOOT_1] = f"header at offset {header:#x}"
     else:
@@ -57,6 +64,15 @@ def _multiboot1(file: ImageFile) -> int | None:
     return None if header is None else header.offset
 
 
+def _multiboot2(file: ImageFile) -> int | None:
+    if _MULTIBOOT2_MAGIC not in bytes(file.data[:_SEARCHED_BYTES_2]):
+        return None
+    from pykvm.boot.multiboot2 import find_header
+
+    header = find_header(file)
+    return None if header is None else header.offset
+
+
 def load_image(
     file: ImageFile, setup: Setup, mode: StartMode | None = None, load: int | None = None, entry: int | None = None
 ) -> Image:
@@ -78,6 +94,12 @@ def load_image(
         _refuse(file, what, {"--append": setup.command_line, "--module": setup.modules})
         return load_flat(file, mode or StartMode.REAL, load, entry)
     _refuse(file, what, {"--mode": mode, "--load": load is not None, "--entry": entry is not None})
+    if what == MULTIBOOT_2:
+        from pykvm.boot import multiboot2
+
+        header2 = multiboot2.find_header(file)
+        assert header2 is not None
+        return multiboot2.load_multiboot2(file, header2, setup)
     if what == MULTIBOOT_1:
         from pykvm.boot.multiboot1 import find_header, load_multiboot1
 

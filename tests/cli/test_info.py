@@ -52,17 +52,22 @@ zeros:  .skip   4096
 """
 
 
+def linked(folder: Path, source: str) -> Path:
+    """Return the kernel that assembler and linker make of `source`."""
+    made = folder / "kernel"
+    (folder / "kernel.S").write_text(source)
+    for command in (
+        f"as --32 -o {made}.o {made}.S",
+        f"ld -m elf_i386 -Ttext=0x101000 --section-start=.multiboot=0x100000 -e start -o {made} {made}.o",
+    ):
+        subprocess.run(command.split(), check=True, timeout=DEADLINE_S)
+    return made
+
+
 @pytest.fixture
 def multiboot(tmp_path: Path) -> Path:
     """A Multiboot kernel as a linker makes it; what it is told goes to the debug console."""
-    source, made = tmp_path / "kernel.S", tmp_path / "kernel"
-    source.write_text(MULTIBOOT)
-    for command in (
-        f"as --32 -o {made}.o {source}".split(),
-        f"ld -m elf_i386 -Ttext=0x101000 --section-start=.multiboot=0x100000 -e start -o {made} {made}.o".split(),
-    ):
-        subprocess.run(command, check=True, timeout=DEADLINE_S)
-    return made
+    return linked(tmp_path, MULTIBOOT)
 
 
 @needs_binutils
@@ -74,6 +79,57 @@ def test_a_multiboot_kernel_is_told_its_command_line_and_modules(multiboot: Path
     done = pykvm("boot", multiboot, "--append=root=/dev/ram x", *modules, "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stderr.decode() == f"root=/dev/ram x\0{tmp_path}/one quiet\0" + "1" + f"{tmp_path}/two\0" + "2"
+
+
+MULTIBOOT2 = """
+        .intel_syntax noprefix
+        .code32
+        .section .multiboot, "a"
+        .balign 8
+header: .long   0xE85250D6, 0, end - header, -(0xE85250D6 + end - header)
+        .word   10, 0                   # relocatable: as high as can be
+        .long   24, 0x100000, 0xFFFFFFFF, 0x1000, 2
+        .word   0, 0
+        .long   8
+end:    .text
+        .global start
+start:  cmp     eax, 0x36D76289
+        jne     bad
+        call    here
+here:   pop     ebp
+        cmp     ebp, 0x3000000          # it is not where it was linked
+        jb      bad
+        lea     esi, [ebx + 8]
+1:      mov     ecx, [esi + 4]
+        cmp     dword ptr [esi], 0
+        je      done
+        cmp     dword ptr [esi], 1      # command line
+        jne     2f
+        push    ecx
+        push    esi
+        sub     ecx, 8
+        add     esi, 8
+        mov     dx, 0xe9
+        rep outsb
+        pop     esi
+        pop     ecx
+2:      lea     esi, [esi + ecx + 7]
+        and     esi, -8
+        jmp     1b
+done:   mov     al, 0
+        out     0xf4, al
+bad:    mov     al, 1
+        out     0xf4, al
+"""
+
+
+@needs_binutils
+@pytest.mark.kvm
+def test_a_multiboot2_kernel_is_moved_and_told_its_command_line(tmp_path: Path) -> None:
+    kernel = linked(tmp_path, MULTIBOOT2)
+    done = pykvm("boot", kernel, "--append=quiet", "--quiet")
+    assert (done.returncode, done.stderr) == (0, b"quiet\0")
+    assert b": Multiboot2 kernel, ELF32, " in pykvm("info", kernel).stdout
 
 
 @needs_binutils

@@ -13,14 +13,21 @@ from pykvm.boot.formats import load_image, recognise
 from pykvm.boot.setup import Setup
 from pykvm.errors import ConfigurationError, ImageError
 from pykvm.model.image import Image, StartMode
-from tests.images import Part, elf, image_file, multiboot1
+from tests.images import Part, elf, image_file, multiboot1, multiboot2, tag
 
 SETUP = Setup([(0, 64 << 20)])
 CODE = b"\xf4" * 64
 ELF64 = elf(Part(0x100000, CODE), Part(0x101000, b"data", zeros=100), sections=bytes(128))
 MULTIBOOT_ELF = elf(Part(0x100000, multiboot1(3) + CODE, zeros=99), bits=32, entry=0x100010)
 MULTIBOOT_RAW = multiboot1(1 << 16, (0x100000, 0x100000, 0, 0x102000, 0x100020)) + CODE
+MULTIBOOT2_ELF = elf(
+    Part(0x100000, multiboot2(tag(10, b"\0\0\0\0\xff\xff\xff\xff\0\x10\0\0\2\0\0\0")) + CODE, zeros=9), entry=0x100040
+)
+MULTIBOOT2_RAW = (
+    multiboot2(tag(2, b"\0\0\x10\0\0\0\x10\0\0\0\0\0\0\x20\x10\0"), tag(3, b"\x40\0\x10\0"), tag(1, b"\1\0\0\0")) + CODE
+)
 BOOT_SECTOR = CODE.ljust(510, b"\0") + b"\x55\xaa"
+KERNELS = [ELF64, MULTIBOOT_ELF, MULTIBOOT_RAW, MULTIBOOT2_ELF, MULTIBOOT2_RAW]
 LINUX = bytes(0x1FE) + b"\x55\xaa\0\0HdrS" + bytes(100)
 
 
@@ -28,8 +35,11 @@ LINUX = bytes(0x1FE) + b"\x55\xaa\0\0HdrS" + bytes(100)
     ("data", "format", "why"),
     [
         (ELF64, "ELF", "magic number at offset 0"),
-        (MULTIBOOT_ELF, "Multiboot 1", "header at offset 0x54"),
+        (MULTIBOOT_ELF, "Multiboot 1", "header at offset 0x58"),
         (MULTIBOOT_RAW, "Multiboot 1", "header at offset 0x0"),
+        (MULTIBOOT2_ELF, "Multiboot 2", "header at offset 0x78"),
+        (MULTIBOOT2_RAW, "Multiboot 2", "header at offset 0x0"),
+        (multiboot1(0) + bytes(4) + multiboot2(), "Multiboot 2", "header at offset 0x10"),
         (BOOT_SECTOR, "a boot sector", "55 aa at offset 0x1fe"),
         (LINUX, "Linux", "HdrS at offset 0x202"),
         (CODE, "a flat binary", "no format that has a header"),
@@ -50,6 +60,7 @@ def test_images_of_each(tmp_path: Path) -> None:
     assert image(ELF64) == ("ELF64 executable", StartMode.LONG, 0x100000)
     assert image(MULTIBOOT_ELF) == ("Multiboot kernel, ELF32", StartMode.PROTECTED, 0x100010)
     assert image(MULTIBOOT_RAW) == ("Multiboot kernel, loaded as its header says", StartMode.PROTECTED, 0x100020)
+    assert image(MULTIBOOT2_RAW) == ("Multiboot2 kernel, loaded as its header says", StartMode.PROTECTED, 0x100040)
     assert image(BOOT_SECTOR) == ("flat binary", StartMode.REAL, 0x7C00)
 
 
@@ -80,7 +91,7 @@ def image_or_error(folder: Path, data: bytes) -> Image | str:
         return str(error)
 
 
-@pytest.mark.parametrize("data", [ELF64, MULTIBOOT_ELF, MULTIBOOT_RAW], ids=["elf", "multiboot elf", "multiboot"])
+@pytest.mark.parametrize("data", KERNELS, ids=["elf", "mb1 elf", "mb1", "mb2 elf", "mb2"])
 def test_every_cut_is_an_error_or_an_image(tmp_path: Path, data: bytes) -> None:
     for size in range(1, len(data)):
         loaded = image_or_error(tmp_path, data[:size])
@@ -92,7 +103,7 @@ EXTREMES = st.sampled_from([0, 1, 0x7F, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFF
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 @given(
-    data=st.sampled_from([ELF64, MULTIBOOT_ELF, MULTIBOOT_RAW]),
+    data=st.sampled_from(KERNELS),
     changes=st.lists(st.tuples(st.integers(0, 200), EXTREMES, st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=5),
 )
 def test_damage_is_an_error_or_an_image(tmp_path: Path, data: bytes, changes: list[tuple[int, int, int]]) -> None:

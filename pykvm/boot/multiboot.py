@@ -1,0 +1,152 @@
+"""What both versions of Multiboot have in common: where kernel, modules and structures go.
+
+Section numbers are those of the Multiboot Specification 0.6.96 and of the Multiboot2 Specification 2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pykvm.boot.elf import MAGIC as ELF_MAGIC
+from pykvm.boot.elf import Elf, load_segments, refuse_foreign
+from pykvm.boot.image_file import ImageFile
+from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
+from pykvm.model.image import LoadSegment
+from pykvm.model.plain import record
+
+__all__ = [
+    "LOADER_NAME",
+    "Addresses",
+    "Kernel",
+    "as_text",
+    "by_addresses",
+    "by_elf",
+    "kibibytes",
+    "place",
+    "place_modules",
+]
+
+LOADER_NAME = "pykvm"
+LOW, UPPER = 0x10000, 0x100000
+"""The structures go between the real-mode area and the extended BIOS data area, or where there is room above."""
+FOUR_GIB = 1 << 32
+
+
+@record(frozen=True)
+class Kernel:
+    """What a Multiboot kernel's file puts into memory.
+
+    Attributes:
+        segments: what goes where.
+        entry: first instruction.
+        what: how that is known, in words.
+        has_symbols: the file has a symbol table.
+    """
+
+    segments: tuple[LoadSegment, ...]
+    entry: int
+    what: str
+    has_symbols: bool = False
+
+
+@record(frozen=True)
+class Addresses:
+    """Addresses in a header (3.1.3; Multiboot2: 3.1.5 and 3.1.6); an end of 0 is none.
+
+    Attributes:
+        header: of the header itself.
+        load: of the first byte loaded.
+        load_end: behind the last; 0: all of the file.
+        bss_end: behind the zeros that follow; 0: there are none.
+        entry: first instruction.
+    """
+
+    header: int
+    load: int
+    load_end: int
+    bss_end: int
+    entry: int
+
+
+def by_addresses(file: ImageFile, header_offset: int, addresses: Addresses) -> Kernel:
+    """Return what a header says of itself.
+
+    Raises:
+        ImageError: it makes no sense, or the file does not have all of it.
+    """
+    load, load_end, bss_end, entry = addresses.load, addresses.load_end, addresses.bss_end, addresses.entry
+    offset = header_offset - (addresses.header - load)
+    where = f"Multiboot header at {header_offset:#x}"
+    if not 0 <= addresses.header - load <= header_offset:
+        raise file.error(f"{where}: load address {load:#x} is not in the file, by its own {addresses.header:#x}")
+    size = load_end - load if load_end else len(file.data) - offset
+    if size <= 0:
+        raise file.error(f"{where}: ends at {load_end:#x}, before its load address {load:#x}")
+    zeros = bss_end - load - size if bss_end else 0
+    if zeros < 0:
+        raise file.error(f"{where}: its bss ends at {bss_end:#x}, before what is loaded")
+    if not load <= entry < load + size:
+        raise file.error(f"{where}: entry {entry:#x} is not in what is loaded ({load:#x}-{load + size - 1:#x})")
+    segment = LoadSegment(load, file.part(offset, size, "what the Multiboot header has loaded"), zeros)
+    return Kernel((segment,), entry, "loaded as its header says")
+
+
+def by_elf(file: ImageFile, header_offset: int, entry: int | None = None) -> Kernel:
+    """Return what the file says as ELF, of 32 or 64 bits.
+
+    Args:
+        file: the file.
+        header_offset: of the Multiboot header, for the message.
+        entry: physical address of the first instruction, if the header has it.
+
+    Raises:
+        ImageError: it is no ELF, or damaged.
+    """
+    if bytes(file.data[:4]) != ELF_MAGIC:
+        raise file.error(f"Multiboot header at {header_offset:#x}: has no addresses, and the file is no ELF")
+    elf = Elf(file)
+    refuse_foreign(elf)
+    loaded = elf.loaded()
+    start = elf.physical_entry(loaded) if entry is None else entry
+    return Kernel(load_segments(elf, loaded), start, f"ELF{64 if elf.is_64bit else 32}", elf.has_symbols)
+
+
+def place_modules(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment]) -> list[LoadSegment]:
+    """Return the modules, each on a page of its own behind the kernel.
+
+    Raises:
+        ImageError: there is no room.
+    """
+    taken = list(kernel)
+    low = max(UPPER, *(segment.end for segment in kernel))
+    for module in setup.modules:
+        address = free_place(len(module.file.data), taken, low, min(setup.ram[0][1], FOUR_GIB))
+        if address is None:
+            size = f"{len(module.file.data):#x} bytes"
+            raise file.error(f"no room for module {module.file.path!r}, {size} behind the kernel; see --memory")
+        taken.append(LoadSegment(address, module.file.data))
+    return taken[len(kernel) :]
+
+
+def place(file: ImageFile, setup: Setup, size: int, taken: Sequence[LoadSegment]) -> int:
+    """Return an address for `size` bytes of Multiboot information, a multiple of 8.
+
+    Raises:
+        ImageError: there is no room.
+    """
+    for low, high in ((LOW, LOWER_BYTES), (UPPER, FOUR_GIB)):
+        address = free_place(size, taken, low, min(setup.ram[0][1], high), 8)
+        if address is not None:
+            return address
+    raise file.error(f"no room for {size:#x} bytes of Multiboot information; see --memory")
+
+
+def kibibytes(setup: Setup) -> tuple[int, int]:
+    """Return mem_lower and mem_upper: KiB from address 0, at most 640, and from 1 MiB on up to the first hole."""
+    first = setup.ram[0][1]
+    return min(first, LOWER_BYTES) >> 10, max(0, first - UPPER) >> 10
+
+
+def as_text(text: str) -> bytes:
+    """Return a text as a guest reads it: UTF-8, or the very bytes of a command line that were none; then a zero."""
+    return text.encode("utf-8", "surrogateescape") + b"\0"
