@@ -266,8 +266,12 @@ class FastRange:
         self._ports.post(self._port(offset, size), size)
 
     def unpost(self, offset: int) -> None:
-        """Take `post` back."""
-        self._ports.post(self._base + offset, 0)
+        """Take `post` back.
+
+        Raises:
+            DeviceError: the port is not the device's.
+        """
+        self._ports.post(self._port(offset, 1), 0)
 
     def latch(self, offset: int, size: int, value: int) -> None:
         """Let reads of `size` bytes be answered with `value`.
@@ -275,10 +279,15 @@ class FastRange:
         Raises:
             DeviceError: no such access is the device's, or the value has more bits.
         """
+        port = self._port(offset, size)
         if not 0 <= value < 1 << 8 * size:
             raise DeviceError(f"fast answer {value:#x} at offset {offset:#x}: has more than {8 * size} bits")
-        self._ports.latch(self._port(offset, size), size, value)
+        self._ports.latch(port, size, value)
 
     def unlatch(self, offset: int) -> None:
-        """Take `latch` back."""
-        self._ports.latch(self._base + offset, 0, 0)
+        """Take `latch` back.
+
+        Raises:
+            DeviceError: the port is not the device's.
+        """
+        self._ports.latch(self._port(offset, 1), 0, 0)

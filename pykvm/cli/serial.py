@@ -89,4 +89,7 @@ def connect_ports(
 def _close(name: str, backend: Backend, say: Callable[[str, bool], None]) -> None:
     backend.close()
     if backend.lost:
-        say(f"pykvm: {name}: its program was too slow: {backend.lost} bytes that it had not read are lost", True)
+        say(
+            f"pykvm: {name}: its program was too slow: at least {backend.lost} bytes that it had not read are lost",
+            True,
+        )

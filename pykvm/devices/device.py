@@ -344,9 +344,9 @@ def _check(register: Register, names: set[str]) -> None:
         raise DeviceError(f"{where}: reset {register.reset:#x} has more than {8 * register.size} bits")
     used = 0
     for f in register.fields:
-        if wrong := [value for value in f.values or () if not 0 <= value < 1 << f.width]:
-            raise DeviceError(f"{where}: field {f.name!r} has {f.width} bits and cannot be {wrong[0]:#x}")
         bits = ((1 << f.width) - 1) << f.bit if f.width > 0 and f.bit >= 0 else 0
         if not bits or bits >> 8 * register.size or used & bits:
             raise DeviceError(f"{where}: field {f.name!r} leaves the register or overlaps another field")
+        if wrong := [value for value in f.values or () if not 0 <= value < 1 << f.width]:
+            raise DeviceError(f"{where}: field {f.name!r} has {f.width} bits and cannot be {wrong[0]:#x}")
         used |= bits

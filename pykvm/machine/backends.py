@@ -226,30 +226,34 @@ class PtyBackend(Channel):
         """Wait for the program to read what is there: closing a pseudo-terminal throws it away."""
         if self._slave >= 0:
             self._begin_end()
+        left = 0
         try:
             if self._peer is not None and not self._hung_up:
-                self._wait_for_reader(self._peer.fileno())
+                left = self._wait_for_reader(self._peer.fileno())
         finally:
             super()._finish()
+            self.lost += left
 
-    def _wait_for_reader(self, master: int) -> None:
+    def _wait_for_reader(self, master: int) -> int:
+        """Return how many bytes it leaves, of those that the kernel tells of."""
         import fcntl
         import select
         import termios
 
         poll = select.poll()
         poll.register(master, 0)
-        empty = 0
+        empty = left = 0
         while not poll.poll(0) and empty < 3 and self._deadline is not None and time.monotonic() < self._deadline:
             try:
                 fd = os.open(self.place, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
             except OSError:
-                return  # its program keeps it for itself (TIOCEXCL): nothing tells what is left
+                return 0  # its program keeps it for itself (TIOCEXCL): nothing tells what is left
             left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
             os.close(fd)
             # The kernel brings more in its own time.
             empty = 0 if left else empty + 1
             time.sleep(0.005)
+        return 0 if poll.poll(0) else left  # it hung up: nobody was too slow
 
 
 class _Master:

@@ -189,10 +189,23 @@ def test_nobody_holds_the_guest_up(flood: Path, tmp_path: Path, kind: str, is_th
         status, said = guest.end()
         assert status == 124
         assert b"reached the exit limit" in said
-        told = re.search(rb"pykvm: com1: its program was too slow: (\d+) bytes that it had not read are lost\n", said)
+        told = re.search(
+            rb"pykvm: com1: its program was too slow: at least (\d+) bytes that it had not read are lost\n", said
+        )
         assert bool(told) == is_there or kind == "tcp"  # the system's own buffers may take it all
         if end is not None:
             end.close()
+
+
+def test_what_a_pseudo_terminal_holds_at_the_end_is_lost_and_told(guests: Path) -> None:
+    run = [sys.executable, "-m", "pykvm", "boot", str(guests / "hello.bin"), "--serial", "pty"]
+    with subprocess.Popen(run, stderr=subprocess.PIPE) as guest:
+        assert guest.stderr is not None
+        end = os.open(guest.stderr.readline().split()[-1], os.O_RDWR | os.O_NOCTTY)
+        assert os.read(end, 1) == b"H"
+        said = guest.stderr.read()
+    os.close(end)
+    assert b"pykvm: com1: its program was too slow: at least 17 bytes that it had not read are lost\n" in said
 
 
 def test_a_pipe_without_a_reader_is_an_error_at_once(guests: Path, tmp_path: Path) -> None:

@@ -246,6 +246,20 @@ def test_fast_accesses_are_of_the_devices_own_ports(offset: int, size: int) -> N
     assert tables.served() == ({}, {})
 
 
+def test_a_device_takes_back_its_own_fast_accesses_only() -> None:
+    tables = Tables()
+    ports = FastPorts(tables)
+    own, other = ports.at(0x3F8, UART), ports.at(0x2F8, UART)
+    own.post(0, 1)
+    own.latch(5, 1, 0x60)
+    for take_back, offset in ((other.unpost, 0x100), (other.unlatch, 0x105)):
+        with pytest.raises(DeviceError, match="are not all the device's"):
+            take_back(offset)
+    with pytest.raises(DeviceError, match="are not all the device's"):
+        own.latch(0, -1, 0)
+    assert tables.served() == ({0x3F8: 1}, {0x3FD: (1, 0x60)})
+
+
 def test_fast_range_is_relative_to_its_base() -> None:
     tables = Tables()
     fast = FastPorts(tables)

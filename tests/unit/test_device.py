@@ -303,6 +303,10 @@ BAD_DECLARATIONS = [
         (Register("R", 0, fields=(Field("MODE", 0, 2, {4: "none"}),)),),
         "register 'R': field 'MODE' has 2 bits and cannot be 0x4",
     ),
+    (
+        (Register("R", 0, fields=(Field("MODE", 0, -1, {0: "none"}),)),),
+        "register 'R': field 'MODE' leaves the register or overlaps another field",
+    ),
     *(
         ((Register("I", 0), Register("A", 1, **a), Register("B", 1, **b)), "register 'B': is never reached, 'A' is at")
         for a, b in (
