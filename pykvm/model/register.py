@@ -174,6 +174,10 @@ class Register:
             )
             for f in data.get("fields", ())
         )
+        size = int(data["size"])
+        # A file may hold any number, and a shift by it would take all memory.
+        if not 1 <= size <= 8 or not all(f.bit >= 0 and 1 <= f.width <= 8 * size - f.bit for f in fields):
+            raise ValueError(f"register {data['name']!r}: {size} bytes, or a field that leaves them")
         when, match = data.get("when"), data.get("match")
         moves = tuple(
             Move(
@@ -187,7 +191,7 @@ class Register:
         return cls(
             name=str(data["name"]),
             offset=int(data["offset"]),
-            size=int(data["size"]),
+            size=size,
             access=str(data["access"]),
             reset=int(data.get("reset", 0)),
             fields=fields,

@@ -276,13 +276,17 @@ def test_access_keys_round_trip(space: Space, address: int, size: int, is_write:
 numbers = st.integers(0, 1 << 64)
 texts = st.text(max_size=8)
 fields = st.builds(
-    Field, texts, numbers, numbers, st.none() | st.dictionaries(st.integers(-9, 99), texts, min_size=1, max_size=3)
+    Field,
+    texts,
+    st.integers(0, 4),
+    st.integers(1, 4),
+    st.none() | st.dictionaries(st.integers(-9, 99), texts, min_size=1, max_size=3),
 )
 registers = st.builds(
     Register,
     name=texts,
     offset=numbers,
-    size=numbers,
+    size=st.integers(1, 8),
     access=st.sampled_from(("r", "w", "rw")),
     reset=numbers,
     fields=st.lists(fields, max_size=3).map(tuple),
@@ -299,6 +303,20 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 @given(registers)
 def test_register_descriptions_round_trip(register: Register) -> None:
     assert Register.from_description(json.loads(json.dumps(register.describe()))) == register
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"size": 0}, {"size": -1}, {"size": 10**12}]
+    + [
+        {"fields": [{"name": "F", "bit": bit, "width": width, "values": {}}]}
+        for bit, width in ((-1, 1), (0, 0), (4, 5))
+    ]
+    + [{"fields": [{"name": "F", "bit": 0, "width": 10**12, "values": {}}]}],
+)
+def test_a_register_that_would_take_all_memory_is_a_value_error(damage: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="bytes, or a field that leaves them"):
+        Register.from_description({**Register("R", 0).describe(), **damage})
 
 
 @given(registers, st.sampled_from(("name", "offset", "size", "fields", "when", "reset", "all")), json_values)
