@@ -169,6 +169,8 @@ def _device_failed(machine: Machine, error: BaseException, elapsed_s: float, qui
     failure = find_failure(machine, error)
     if isinstance(error, Overtime):
         outcome = Outcome(Reason.TIMED_OUT)
+        if failure is not None and type(failure.device).__module__.startswith("pykvm."):
+            failure = None  # none of ours takes so long: it is stdout that nobody reads
     elif failure is None:
         raise error
     else:
