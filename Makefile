@@ -62,12 +62,14 @@ bench: $(VENV)/installed
 
 guests:
 	$(MAKE) -C guests
+	$(MAKE) -C guests/kernels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -f pykvm/_kvm/_binding.c pykvm/_kvm/*.so pykvm/_kvm/*.o
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	$(MAKE) -C guests clean
+	$(MAKE) -C guests/kernels clean
 
 # What a fresh machine may lack is asked for by name before anything is made.
 $(VENV)/bin/python:
