@@ -11,66 +11,76 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.boot.setup import Setup
 
-__all__ = ["load_image", "recognise"]
+__all__ = ["FLAT", "load_image", "recognise"]
 
 FLAT, BOOT_SECTOR, ELF, LINUX = "a flat binary", "a boot sector", "ELF", "Linux"
 MULTIBOOT_1, MULTIBOOT_2 = "Multiboot 1", "Multiboot 2"
 _ELF_MAGIC = b"\x7fELF"
-_MULTIBOOT_MAGIC = b"\x02\xb0\xad\x1b"
-_SEARCHED_BYTES = 8192
-_MULTIBOOT2_MAGIC = b"\xd6\x50\x52\xe8"
-_SEARCHED_BYTES_2 = 32768
+_MULTIBOOT_MAGIC, _SEARCHED_BYTES = b"\x02\xb0\xad\x1b", 8192
+_MULTIBOOT2_MAGIC, _SEARCHED_BYTES_2 = b"\xd6\x50\x52\xe8", 32768
 _LINUX_SIGNATURE_AT, _LINUX_SIGNATURE = 0x202, b"HdrS"
 _BOOT_SIGNATURE_AT, _BOOT_SIGNATURE = 510, b"\x55\xaa"
+
+Found = tuple[bool, str]
+"""Whether a file has a format, and what tells."""
 
 
 def recognise(file: ImageFile) -> dict[str, str]:
     """Return what `file` is, as the first, and what else it was looked at for: for each format, what was found.
 
     The order is that of trust: a kernel that is ELF and Multiboot, too, expects what the latest Multiboot promises it.
+
+    Raises:
+        ImageError: a header is damaged.
     """
-    data, found, absent = file.data, {}, {}
-    if (header := _multiboot2(file)) is not None:
-        found[MULTIBOOT_2] = f"header at offset {header:#x}"
-    else:
-        absent[MULTIBOOT_2] = "no header with a right checksum in the first 32 KiB"
-    if (header := _multiboot1(file)) is not None:
-        found[MULTIBOOT_1] = f"header at offset {header:#x}"
-    else:
-        absent[MULTIBOOT_1] = "no header with a right checksum in the first 8 KiB"
-    if bytes(data[:4]) == _ELF_MAGIC:
-        found[ELF] = "magic number at offset 0"
-    else:
-        absent[ELF] = f"no 7f 45 4c 46 at offset 0, but {bytes(data[:4]).hex(' ')}"
-    if bytes(data[_LINUX_SIGNATURE_AT:][:4]) == _LINUX_SIGNATURE:
-        found[LINUX] = f"HdrS at offset {_LINUX_SIGNATURE_AT:#x}"
-    else:
-        absent[LINUX] = f"no HdrS at offset {_LINUX_SIGNATURE_AT:#x}"
-    if bytes(data[_BOOT_SIGNATURE_AT:][:2]) == _BOOT_SIGNATURE:
-        found[BOOT_SECTOR] = f"55 aa at offset {_BOOT_SIGNATURE_AT:#x}"
-    else:
-        absent[BOOT_SECTOR] = f"no 55 aa at offset {_BOOT_SIGNATURE_AT:#x}"
-    if not found:
-        found[FLAT] = "no format that has a header"
-    return {**found, **absent}
+    looked = {name: probe(file) for name, probe in _PROBES.items()}
+    found = {name: text for name, (is_found, text) in looked.items() if is_found}
+    absent = {name: text for name, (is_found, text) in looked.items() if not is_found}
+    return {**(found or {FLAT: "no format that has a header"}), **absent}
 
 
-def _multiboot1(file: ImageFile) -> int | None:
-    if _MULTIBOOT_MAGIC not in bytes(file.data[:_SEARCHED_BYTES]):
-        return None
-    from pykvm.boot.multiboot1 import find_header
+def _multiboot2(file: ImageFile) -> Found:
+    if _MULTIBOOT2_MAGIC in bytes(file.data[:_SEARCHED_BYTES_2]):
+        from pykvm.boot.multiboot2 import find_header
 
-    header = find_header(file)
-    return None if header is None else header.offset
+        if (header := find_header(file)) is not None:
+            return True, f"header at offset {header.offset:#x}"
+    return False, "no header with a right checksum in the first 32 KiB"
 
 
-def _multiboot2(file: ImageFile) -> int | None:
-    if _MULTIBOOT2_MAGIC not in bytes(file.data[:_SEARCHED_BYTES_2]):
-        return None
-    from pykvm.boot.multiboot2 import find_header
+def _multiboot1(file: ImageFile) -> Found:
+    if _MULTIBOOT_MAGIC in bytes(file.data[:_SEARCHED_BYTES]):
+        from pykvm.boot.multiboot1 import find_header
 
-    header = find_header(file)
-    return None if header is None else header.offset
+        if (header := find_header(file)) is not None:
+            return True, f"header at offset {header.offset:#x}"
+    return False, "no header with a right checksum in the first 8 KiB"
+
+
+def _elf(file: ImageFile) -> Found:
+    first = bytes(file.data[:4])
+    if first == _ELF_MAGIC:
+        return True, "magic number at offset 0"
+    return False, f"no {_ELF_MAGIC.hex(' ')} at offset 0, but {first.hex(' ')}"
+
+
+def _linux(file: ImageFile) -> Found:
+    is_there = bytes(file.data[_LINUX_SIGNATURE_AT:][:4]) == _LINUX_SIGNATURE
+    return is_there, f"{'' if is_there else 'no '}HdrS at offset {_LINUX_SIGNATURE_AT:#x}"
+
+
+def _boot_sector(file: ImageFile) -> Found:
+    is_there = bytes(file.data[_BOOT_SIGNATURE_AT:][:2]) == _BOOT_SIGNATURE
+    return is_there, f"{'' if is_there else 'no '}55 aa at offset {_BOOT_SIGNATURE_AT:#x}"
+
+
+_PROBES = {
+    MULTIBOOT_2: _multiboot2,
+    MULTIBOOT_1: _multiboot1,
+    ELF: _elf,
+    LINUX: _linux,
+    BOOT_SECTOR: _boot_sector,
+}
 
 
 def load_image(
@@ -89,7 +99,10 @@ def load_image(
         ImageError: it is damaged, or cannot be booted.
         ConfigurationError: an option does not go with its format.
     """
-    what = next(iter(recognise(file)))
+    looked = recognise(file)
+    what = next(iter(looked))
+    if what == FLAT and mode is None and load is None and entry is None:
+        _refuse_foreign(file, looked)
     if what in (FLAT, BOOT_SECTOR):
         _refuse(file, what, {"--append": setup.command_line, "--module": setup.modules})
         return load_flat(file, mode or StartMode.REAL, load, entry)
@@ -112,6 +125,15 @@ def load_image(
         _refuse(file, what, {"--append": setup.command_line, "--module": setup.modules})
         return load_elf(file)
     raise ImageError(f"{file.path!r}: is a Linux kernel, for which there is no loader yet")
+
+
+def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:
+    from pykvm.boot.foreign import what_else
+
+    meaning = what_else(file.data)
+    if meaning is not None:
+        absent = "; ".join(f"{name}: {text}" for name, text in looked.items() if name != FLAT)
+        raise file.error(f"{meaning}, and no guest ({absent}); --mode real boots it all the same")
 
 
 def _refuse(file: ImageFile, what: str, options: dict[str, object]) -> None:

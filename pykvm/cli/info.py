@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 
-from pykvm.boot.formats import load_image, recognise
+from pykvm.boot.formats import FLAT, load_image, recognise
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Setup
 from pykvm.cli.terminal import printing
@@ -59,7 +59,8 @@ def _data(file: ImageFile, found: dict[str, str], image: Image | None, why_not: 
 
 def _lines(file: ImageFile, found: dict[str, str], image: Image | None, why_not: str | None) -> Iterator[str]:
     first, *others = found.items()
-    yield f"{file.path}: {image.format if image else first[0]}, {len(file.data)} bytes"
+    what = image.format if image else "no guest" if first[0] == FLAT else first[0]
+    yield f"{file.path}: {what}, {len(file.data)} bytes"
     yield f"  because  {first[0]}: {first[1]}"
     for name, text in others:
         yield f"           {name}: {text}"

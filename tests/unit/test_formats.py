@@ -13,6 +13,7 @@ from pykvm.boot.formats import load_image, recognise
 from pykvm.boot.setup import Setup
 from pykvm.errors import ConfigurationError, ImageError
 from pykvm.model.image import Image, StartMode
+from pykvm.trace.layout import MAGIC
 from tests.images import Part, elf, image_file, multiboot1, multiboot2, tag
 
 SETUP = Setup([(0, 64 << 20)])
@@ -72,6 +73,40 @@ def test_a_flat_binary_is_loaded_as_told(tmp_path: Path) -> None:
 def test_a_linux_kernel_is_known_and_not_started(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is a Linux kernel, for which there is no loader yet"):
         load_image(image_file(tmp_path, LINUX), SETUP)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x1f\x8b\x08" + bytes(600), "is compressed by gzip; unpack it first"),
+        (b"MZ" + bytes(600), "is a program for EFI, DOS or Windows"),
+        (bytes(0x8001) + b"CD001", "is an image of a CD"),
+        (bytes(257) + b"ustar\0", "is a tar archive"),
+        (b"# A file of notes\n\n\tand code\r\n", "is text"),
+        (b"#!/bin/sh\n", "is a script"),
+        (MAGIC + bytes(100), "is a trace; read it with pykvm trace show"),
+    ],
+)
+def test_a_file_that_is_well_known_for_something_else(tmp_path: Path, data: bytes, what: str) -> None:
+    file = image_file(tmp_path, data)
+    with pytest.raises(ImageError) as caught:
+        load_image(file, SETUP)
+    message = str(caught.value)
+    assert message.startswith(f"{file.path!r}: {what}")
+    for clue in (
+        "Multiboot 2: no header",
+        "Multiboot 1: no header",
+        "ELF: no 7f 45 4c 46 at offset 0, but",
+        "Linux: no",
+    ):
+        assert clue in message
+    assert message.endswith("; --mode real boots it all the same")
+    assert load_image(file, SETUP, StartMode.REAL).size == len(data)
+
+
+def test_code_without_a_header_is_taken_for_what_it_is(tmp_path: Path) -> None:
+    for code in (CODE, b"\xf4", b"MOV\0", bytes(600)):
+        assert load_image(image_file(tmp_path, code), SETUP).format == "flat binary"
 
 
 def test_options_of_another_format_are_refused(tmp_path: Path) -> None:
