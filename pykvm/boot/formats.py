@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["FLAT", "load_image", "recognise"]
 
 FLAT, BOOT_SECTOR, ELF, LINUX = "a flat binary", "a boot sector", "ELF", "Linux"
-MULTIBOOT_1, MULTIBOOT_2 = "Multiboot 1", "Multiboot 2"
+MULTIBOOT_1, MULTIBOOT_2, PVH = "Multiboot 1", "Multiboot 2", "PVH"
 _ELF_MAGIC = b"\x7fELF"
 _MULTIBOOT_MAGIC, _SEARCHED_BYTES = b"\x02\xb0\xad\x1b", 8192
 _MULTIBOOT2_MAGIC, _SEARCHED_BYTES_2 = b"\xd6\x50\x52\xe8", 32768
@@ -64,6 +64,16 @@ def _elf(file: ImageFile) -> Found:
     return False, f"no {_ELF_MAGIC.hex(' ')} at offset 0, but {first.hex(' ')}"
 
 
+def _pvh(file: ImageFile) -> Found:
+    if bytes(file.data[:4]) != _ELF_MAGIC:
+        return False, "no ELF, in which its note would be"
+    from pykvm.boot.elf import Elf
+    from pykvm.boot.pvh import find_entry
+
+    entry = find_entry(Elf(file))
+    return entry is not None, "no such ELF note" if entry is None else f"ELF note with the entry {entry:#x}"
+
+
 def _linux(file: ImageFile) -> Found:
     is_there = bytes(file.data[_LINUX_SIGNATURE_AT:][:4]) == _LINUX_SIGNATURE
     return is_there, f"{'' if is_there else 'no '}HdrS at offset {_LINUX_SIGNATURE_AT:#x}"
@@ -77,6 +87,7 @@ def _boot_sector(file: ImageFile) -> Found:
 _PROBES = {
     MULTIBOOT_2: _multiboot2,
     MULTIBOOT_1: _multiboot1,
+    PVH: _pvh,
     ELF: _elf,
     LINUX: _linux,
     BOOT_SECTOR: _boot_sector,
@@ -119,6 +130,10 @@ def load_image(
         header = find_header(file)
         assert header is not None
         return load_multiboot1(file, header, setup)
+    if what == PVH:
+        from pykvm.boot.pvh import load_pvh
+
+        return load_pvh(file, setup)
     if what == ELF:
         from pykvm.boot.elf import load_elf
 

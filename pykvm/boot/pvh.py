@@ -1,0 +1,108 @@
+"""Kernels that start as Xen's PVH guests do (Xen, docs/misc/pvh.pandoc and include/public/arch-x86/hvm/start_info.h).
+
+An ELF note says where the kernel starts, in 32-bit protected mode without paging; EBX has the address of what it is
+told.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from pykvm.boot.elf import Elf, load_segments, refuse_foreign
+from pykvm.boot.image_file import ImageFile
+from pykvm.boot.multiboot import as_text, place, place_modules
+from pykvm.boot.setup import Setup
+from pykvm.model.image import Image, LoadSegment, StartMode
+
+__all__ = ["find_entry", "load_pvh"]
+
+PT_NOTE = 4
+OWNER, PHYS32_ENTRY = b"Xen\0", 18
+MAGIC, VERSION = 0x336EC578, 1
+START_INFO_BYTES, MODULE_BYTES, RANGE_BYTES = 56, 32, 24
+FOUR_GIB = 1 << 32
+MOST_NOTE_BYTES = 1 << 20
+"""More than any kernel has; a damaged file may claim all of itself."""
+
+
+def find_entry(elf: Elf) -> int | None:
+    """Return the physical address that the note XEN_ELFNOTE_PHYS32_ENTRY gives; None where there is none.
+
+    Raises:
+        ImageError: the notes are damaged.
+    """
+    for segment in elf.segments:
+        if segment.type != PT_NOTE:
+            continue
+        notes = elf.file.part(segment.offset, segment.file_bytes, "the notes")[:MOST_NOTE_BYTES]
+        at = 0
+        while at + 12 <= len(notes):
+            name_bytes, value_bytes, type_ = struct.unpack_from("<III", notes, at)
+            name_at = at + 12
+            value_at = name_at + (name_bytes + 3 & ~3)
+            value = bytes(notes[value_at : value_at + value_bytes])
+            if type_ == PHYS32_ENTRY and bytes(notes[name_at : name_at + name_bytes]) == OWNER:
+                entry = int.from_bytes(value, "little")
+                if len(value) not in (4, 8) or entry >= FOUR_GIB:
+                    raise elf.file.error(
+                        f"is damaged: its PVH note gives {value_bytes} bytes, {entry:#x}, for an entry"
+                    )
+                return entry
+            at = value_at + (value_bytes + 3 & ~3)
+    return None
+
+
+def load_pvh(file: ImageFile, setup: Setup) -> Image:
+    """Return the kernel `file`, which has the note, with what it finds its machine by.
+
+    Raises:
+        ImageError: it is damaged, or there is no room for it or its modules.
+    """
+    elf = Elf(file)
+    refuse_foreign(elf)
+    entry = find_entry(elf)
+    assert entry is not None
+    loaded = elf.loaded()
+    if not any(s.physical <= entry < s.physical + s.memory_bytes for s in loaded):
+        raise file.error(f"its PVH note gives the entry {entry:#x}, which is in none of its segments")
+    kernel = load_segments(elf, loaded)
+    modules = place_modules(file, setup, kernel)
+    info = _start_info(file, setup, kernel, modules)
+    return Image(
+        path=file.path,
+        segments=(*kernel, *modules, info),
+        entry=entry,
+        mode=StartMode.PROTECTED,
+        registers={"rbx": info.address},
+        format=f"PVH kernel, ELF{64 if elf.is_64bit else 32}",
+        has_symbols=elf.has_symbols,
+    )
+
+
+def _start_info(
+    file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules: Sequence[LoadSegment]
+) -> LoadSegment:
+    """Return struct hvm_start_info with all that it points to."""
+    texts = [as_text(text) for text in (setup.command_line, *(module.text for module in setup.modules))]
+    ranges = b"".join(struct.pack("<QQII", *entry, 0) for entry in setup.memory_map())
+    listed_bytes = MODULE_BYTES * len(modules)
+    size = START_INFO_BYTES + listed_bytes + len(ranges) + sum(map(len, texts))
+    address = place(file, setup, size, (*kernel, *modules))
+    modules_at = address + START_INFO_BYTES
+    ranges_at = modules_at + listed_bytes
+    text_at = [ranges_at + len(ranges)]
+    for text in texts:
+        text_at.append(text_at[-1] + len(text))
+    command_line_at, *module_texts_at = text_at[:-1]
+    info = struct.pack(
+        "<IIIIQQQQII",
+        *(MAGIC, VERSION, 0, len(modules)),
+        *(modules_at if modules else 0, command_line_at, 0, ranges_at),
+        *(len(ranges) // RANGE_BYTES, 0),
+    )
+    listed = b"".join(
+        struct.pack("<QQQQ", module.address, module.size, text, 0)
+        for module, text in zip(modules, module_texts_at, strict=True)
+    )
+    return LoadSegment(address, info + listed + ranges + b"".join(texts))
