@@ -56,7 +56,7 @@ def test_without_the_note_it_is_elf(tmp_path: Path) -> None:
 
 def test_notes_that_are_wrong(tmp_path: Path) -> None:
     assert "the entry 0x900000, which is in none of its segments" in refusal(tmp_path, kernel(entry(0x900000)))
-    assert "its PVH note gives 2 bytes, 0x10, as entry" in refusal(tmp_path, kernel(entry(0x10, 2)))
+    assert "its PVH note gives 2 bytes, 0x10, for an entry" in refusal(tmp_path, kernel(entry(0x10, 2)))
     assert "its PVH note gives 8 bytes, 0x100100000," in refusal(tmp_path, kernel(entry(0x100100000, 8)))
     huge = struct.pack("<III", 0xFFFFFFFF, 0xFFFFFFFF, 18)
     assert load_image(image_file(tmp_path, kernel(huge)), Setup(RAM)).format == "ELF64 executable"
