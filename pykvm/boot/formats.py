@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.boot.setup import Setup
 
-__all__ = ["FLAT", "load_image", "recognise"]
+__all__ = ["FLAT", "PVH", "load_image", "recognise"]
 
 FLAT, BOOT_SECTOR, ELF, LINUX = "a flat binary", "a boot sector", "ELF", "Linux"
 MULTIBOOT_1, MULTIBOOT_2, PVH = "Multiboot 1", "Multiboot 2", "PVH"

@@ -82,7 +82,7 @@ def load_multiboot1(file: ImageFile, header: Header, setup: Setup) -> Image:
     info = _info(file, setup, kernel.segments, modules)
     return Image(
         path=file.path,
-        segments=(*kernel.segments, *modules, info),
+        segments=(*kernel.segments, *modules, info, *setup.firmware(kernel.segments)),
         entry=kernel.entry,
         mode=StartMode.PROTECTED,
         registers={"rax": BOOTED, "rbx": info.address},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
+from pykvm.boot.acpi import RSDP_BYTES
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import (
     LOADER_NAME,
@@ -40,8 +41,9 @@ FROM_THE_START = 0xFFFFFFFF
 """A load address: the file is loaded from its first byte on (3.1.5)."""
 LOWEST, HIGHEST = 1, 2
 # Tags of the information (3.6).
-COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, LOAD_BASE = 1, 2, 3, 4, 6, 8, 21
-GIVEN = (0, COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, LOAD_BASE)
+COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, OLD_RSDP, RSDP, LOAD_BASE = 1, 2, 3, 4, 6, 8, 14, 15, 21
+GIVEN = (0, COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, OLD_RSDP, RSDP, LOAD_BASE)
+OLD_RSDP_BYTES = 20
 TEXT_SCREEN = struct.pack("<QIIIBBH", 0xB8000, 160, 80, 25, 16, 2, 0)
 """The VGA's 80 by 25 characters of two bytes: type 2, EGA text (3.6.12)."""
 FOUR_GIB = 1 << 32
@@ -105,12 +107,14 @@ def load_multiboot2(file: ImageFile, header: Header, setup: Setup) -> Image:
     kernel = _relocated(file, header, _kernel(file, header), setup)
     modules = place_modules(file, setup, kernel.segments)
     base = min(segment.address for segment in kernel.segments)
-    tags = b"".join(_information(setup, modules, base))
+    firmware = setup.firmware(kernel.segments)
+    rsdp = bytes(firmware[0].data[:RSDP_BYTES]) if firmware else b""
+    tags = b"".join(_information(setup, modules, base, rsdp))
     address = place(file, setup, TAG_BYTES + len(tags), (*kernel.segments, *modules))
     information = LoadSegment(address, struct.pack("<II", TAG_BYTES + len(tags), 0) + tags)
     return Image(
         path=file.path,
-        segments=(*kernel.segments, *modules, information),
+        segments=(*kernel.segments, *modules, information, *firmware),
         entry=kernel.entry,
         mode=StartMode.PROTECTED,
         registers={"rax": BOOTED, "rbx": address},
@@ -174,7 +178,7 @@ def _relocated(file: ImageFile, header: Header, kernel: Kernel, setup: Setup) ->
     return Kernel(moved, kernel.entry - low + base, kernel.what, kernel.has_symbols)
 
 
-def _information(setup: Setup, modules: Sequence[LoadSegment], base: int) -> Iterator[bytes]:
+def _information(setup: Setup, modules: Sequence[LoadSegment], base: int, rsdp: bytes) -> Iterator[bytes]:
     """Yield the tags of the information (3.6), each filled up to a multiple of 8."""
     yield _tag(COMMAND_LINE, as_text(setup.command_line))
     yield _tag(NAME, as_text(LOADER_NAME))
@@ -184,6 +188,9 @@ def _information(setup: Setup, modules: Sequence[LoadSegment], base: int) -> Ite
     ranges = b"".join(struct.pack("<QQII", *entry, 0) for entry in setup.memory_map())
     yield _tag(MEMORY_MAP, struct.pack("<II", 24, 0) + ranges)
     yield _tag(SCREEN, TEXT_SCREEN)
+    if rsdp:
+        yield _tag(OLD_RSDP, rsdp[:OLD_RSDP_BYTES])
+        yield _tag(RSDP, rsdp)
     yield _tag(LOAD_BASE, struct.pack("<I", base))
     yield _tag(END, b"")
 

@@ -68,10 +68,11 @@ def load_pvh(file: ImageFile, setup: Setup) -> Image:
         raise file.error(f"its PVH note gives the entry {entry:#x}, which is in none of its segments")
     kernel = load_segments(elf, loaded)
     modules = place_modules(file, setup, kernel)
-    info = _start_info(file, setup, kernel, modules)
+    firmware = setup.firmware(kernel)
+    info = _start_info(file, setup, kernel, modules, firmware[0].address if firmware else 0)
     return Image(
         path=file.path,
-        segments=(*kernel, *modules, info),
+        segments=(*kernel, *modules, info, *firmware),
         entry=entry,
         mode=StartMode.PROTECTED,
         registers={"rbx": info.address},
@@ -81,7 +82,7 @@ def load_pvh(file: ImageFile, setup: Setup) -> Image:
 
 
 def _start_info(
-    file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules: Sequence[LoadSegment]
+    file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules: Sequence[LoadSegment], rsdp: int
 ) -> LoadSegment:
     """Return struct hvm_start_info with all that it points to."""
     texts = [as_text(text) for text in (setup.command_line, *(module.text for module in setup.modules))]
@@ -98,7 +99,7 @@ def _start_info(
     info = struct.pack(
         "<IIIIQQQQII",
         *(MAGIC, VERSION, 0, len(modules)),
-        *(modules_at if modules else 0, command_line_at, 0, ranges_at),
+        *(modules_at if modules else 0, command_line_at, rsdp, ranges_at),
         *(len(ranges) // RANGE_BYTES, 0),
     )
     listed = b"".join(

@@ -33,11 +33,23 @@ class Setup:
         ram: (address, size) of its ranges of RAM, the first from address 0.
         command_line: for the kernel.
         modules: in order.
+        cpus: how many processors there are.
+        has_apics: there are local APICs and an I/O APIC.
     """
 
     ram: Sequence[tuple[int, int]]
     command_line: str = ""
     modules: Sequence[Module] = field(default_factory=tuple)
+    cpus: int = 1
+    has_apics: bool = False
+
+    def firmware(self, kernel: Sequence[LoadSegment]) -> tuple[LoadSegment, ...]:
+        """Return the ACPI tables as one segment; none where there is no RAM for them, or where the kernel lies."""
+        from pykvm.boot.acpi import acpi_tables
+
+        tables = acpi_tables(self.cpus, self.has_apics)
+        is_free = all(tables.end <= segment.address or segment.end <= tables.address for segment in kernel)
+        return (tables,) if is_free and tables.end <= self.ram[0][1] else ()
 
     def memory_map(self) -> list[tuple[int, int, int]]:
         """Return (address, size, type) of each range, as the BIOS call E820h has them: 1 is RAM, 2 reserved."""

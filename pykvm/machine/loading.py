@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from pykvm.arch.x86.start import tables_bytes
-from pykvm.boot.formats import load_image
+from pykvm.boot.formats import PVH, load_image, recognise
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Module, Setup
 from pykvm.errors import AddressError, ConfigurationError, ImageError
@@ -43,15 +43,21 @@ class Guest:
         self._command_line = command_line
         self._modules = modules
 
-    def image(self, memory: GuestMemory) -> Image:
-        """Return the image for a machine with this memory.
+    @property
+    def wants_kernel_irqchip(self) -> bool:
+        """It is a kernel of an operating system's size, which nobody reads the accesses to interrupt controllers of."""
+        return next(iter(recognise(self._file))) == PVH
+
+    def image(self, memory: GuestMemory, cpus: int, has_apics: bool) -> Image:
+        """Return the image for a machine with this memory, so many vCPUs, and with or without APICs.
 
         Raises:
             ImageError: the file is damaged, or cannot be booted, or not in so much memory.
             ConfigurationError: an option does not go with its format.
         """
         ram = [(region.address, region.size) for region in memory.regions]
-        return load_image(self._file, Setup(ram, self._command_line, self._modules), *self._flat)
+        setup = Setup(ram, self._command_line, self._modules, cpus, has_apics)
+        return load_image(self._file, setup, *self._flat)
 
 
 def read_guest(

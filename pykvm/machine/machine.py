@@ -176,9 +176,11 @@ class Machine:
         """
         refuse_overwriting(image, options.get("record"))
         read = read_guest(image, mode, load, entry, append, modules)
+        if read.wants_kernel_irqchip and options.get("clock") != "virtual" and options.get("irqchip") is None:
+            options["irqchip"] = "kernel"
         machine = cls(**options)
         try:
-            machine.load(read.image(machine.memory))
+            machine.load(read.image(machine.memory, len(machine.vcpus), machine.interrupts.kind != "user"))
         except BaseException:
             machine.close()
             raise

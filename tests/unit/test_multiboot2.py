@@ -37,6 +37,12 @@ def kernel(*tags: bytes, at: int = 0x100000, zeros: int = 0, bits: int = 64) -> 
     return elf(Part(at, header + CODE, zeros=zeros), entry=at + len(header), bits=bits)
 
 
+def at(image: Image, address: int, size: int) -> bytes:
+    """Return what is in memory at `address`."""
+    [segment] = [s for s in image.segments if s.address <= address < s.end]
+    return bytes(segment.data[address - segment.address :][:size])
+
+
 def information(image: Image) -> list[tuple[int, bytes]]:
     """Return the tags that the kernel finds (3.6)."""
     [segment] = [s for s in image.segments if s.address == image.registers["rbx"]]
@@ -101,13 +107,13 @@ def test_what_a_kernel_needs_and_nobody_has(tmp_path: Path) -> None:
     for tags, why in (
         (tag(11), "needs tag 11 of its loader"),
         (tag(7), "needs tag 7 of its loader"),
-        (tag(1, struct.pack("<III", 1, 6, 14)), "needs information 14, which is not there"),
+        (tag(1, struct.pack("<III", 1, 6, 7)), "needs information 7, which is not there"),
     ):
         assert why in refusal(image_file(tmp_path, kernel(tags)))
 
 
 def test_what_a_kernel_would_like(tmp_path: Path) -> None:
-    tags = (tag(11, flags=OPTIONAL), tag(7, flags=OPTIONAL), tag(1, struct.pack("<I", 14), flags=OPTIONAL))
+    tags = (tag(11, flags=OPTIONAL), tag(7, flags=OPTIONAL), tag(1, struct.pack("<I", 7), flags=OPTIONAL))
     more = (tag(1, struct.pack("<IIII", 1, 3, 6, 8)), tag(4, bytes(4)), tag(5, bytes(12)), tag(6), tag(8, bytes(4)))
     assert load(image_file(tmp_path, kernel(*tags, *more))).mode is StartMode.PROTECTED
 
@@ -197,6 +203,8 @@ def test_what_a_kernel_is_told(tmp_path: Path) -> None:
             + struct.pack("<QQII", 0x100000, 63 << 20, 1, 0),
         ),
         (8, struct.pack("<QIIIBBH", 0xB8000, 160, 80, 25, 16, 2, 0)),
+        (14, at(image, 0xE0000, 20)),
+        (15, at(image, 0xE0000, 36)),
         (21, struct.pack("<I", 0x100000)),
     ]
 

@@ -1,0 +1,105 @@
+"""The ACPI tables of the machine: enough to find its processors, to route its interrupts and to switch it off.
+
+Source: ACPI Specification 6.4, sections 5.2.5 (RSDP), 5.2.8 (XSDT), 5.2.9 (FADT), 5.2.12 (MADT), 5.2.11 and chapter 20
+(DSDT).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pykvm.model.image import LoadSegment
+
+__all__ = ["RSDP_BYTES", "acpi_tables"]
+
+PLACE = 0xE0000
+"""Where a PC's firmware is, and where RSDP is looked for, on a multiple of 16."""
+OEM, CREATOR = b"PYKVM ", b"PYKV"
+HEADER_BYTES = RSDP_BYTES = 36
+RSDP_ROOM = 64
+PM_EVENT, PM_CONTROL, PM_TIMER, SCI = 0x600, 0x604, 0x608, 9
+RESET_PORT, RESET_VALUE = 0xCF9, 6
+LOCAL_APIC, IO_APIC = 0xFEE00000, 0xFEC00000
+LEGACY_DEVICES, HAS_8042 = 1, 2
+NO_STATE = 0xFFFF
+"""How long it takes to wake up from C2 or C3: there are none."""
+CMOS_CENTURY = 0x32
+PC_AT_COMPATIBLE = 1
+# FADT flags: WBINVD works, C1 is there, no sleep button, port 0xcf9 resets. The timer has 24 bits.
+FADT_FLAGS = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 10
+SOFT_OFF = bytes.fromhex("08 5c 5f 53 35 5f 12 06 04 00 00 00 00")
+"""Name (\\_S5, Package (4) {0, 0, 0, 0}): soft off is sleep type 0."""
+EDGE_HIGH, LEVEL_HIGH = 0x5, 0xD
+
+
+def acpi_tables(cpus: int, has_apics: bool) -> LoadSegment:
+    """Return the tables as they lie in memory, the RSDP first.
+
+    Args:
+        cpus: how many processors there are; their APIC IDs count from 0.
+        has_apics: there are local APICs and an I/O APIC.
+    """
+    dsdt = _table(b"DSDT", 2, SOFT_OFF)
+    at = PLACE + RSDP_ROOM
+    parts = [dsdt, _fadt(at)]
+    if has_apics:
+        parts.append(_madt(cpus))
+    addresses = []
+    for part in parts:
+        addresses.append(at)
+        at += len(part)
+    # Kernels older than ACPI 2.0, and small ones, know the table of 32-bit addresses only.
+    rsdt = _table(b"RSDT", 1, b"".join(struct.pack("<I", address) for address in addresses[1:]))
+    xsdt = _table(b"XSDT", 1, b"".join(struct.pack("<Q", address) for address in addresses[1:]))
+    rsdp = _summed(struct.pack("<8sB6sBI", b"RSD PTR ", 0, OEM, 2, at), 8)
+    rsdp = _summed(rsdp + struct.pack("<IQB3x", RSDP_BYTES, at + len(rsdt), 0), 32)
+    return LoadSegment(PLACE, rsdp.ljust(RSDP_ROOM, b"\0") + b"".join(parts) + rsdt + xsdt)
+
+
+def _summed(data: bytes, at: int) -> bytes:
+    """Return `data` with the byte at `at` such that all of them are 0 in sum."""
+    return data[:at] + bytes((-(sum(data) - data[at]) & 0xFF,)) + data[at + 1 :]
+
+
+def _table(signature: bytes, revision: int, body: bytes) -> bytes:
+    """Return a table, filled up to a multiple of 8; its length says what is its own (5.2.6)."""
+    size = HEADER_BYTES + len(body)
+    header = struct.pack("<4sIBB6s8sI4sI", signature, size, revision, 0, OEM, b"MACHINE ", 1, CREATOR, 1)
+    return _summed(header + body, 9).ljust(size + 7 & ~7, b"\0")
+
+
+def _address(space: int, bits: int, access: int, address: int) -> bytes:
+    """Return a generic address structure (5.2.3.2); space 1 is I/O ports."""
+    return struct.pack("<BBBBQ", space, bits, 0, access, address)
+
+
+def _port(address: int, size: int) -> bytes:
+    return _address(1, 8 * size, {1: 1, 2: 2, 4: 3}[size], address)
+
+
+NOWHERE = bytes(12)
+
+
+def _fadt(dsdt: int) -> bytes:
+    """Return the fixed hardware (5.2.9): ACPI is always on, for there is no SMI command."""
+    body = struct.pack("<IIBBHIBBBB", 0, dsdt, 0, 0, SCI, 0, 0, 0, 0, 0)
+    body += struct.pack("<IIIIIIII", PM_EVENT, 0, PM_CONTROL, 0, 0, PM_TIMER, 0, 0)
+    body += struct.pack("<BBBBBBBB", 4, 2, 0, 4, 0, 0, 0, 0)
+    body += struct.pack(
+        "<HHHHBBBBBHBI", 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0, 0, 0x32, LEGACY_DEVICES | HAS_8042, 0, FADT_FLAGS
+    )
+    body += _port(RESET_PORT, 1) + struct.pack("<BHBQQ", RESET_VALUE, 0, 4, 0, dsdt)
+    body += _port(PM_EVENT, 4) + NOWHERE + _port(PM_CONTROL, 2) + NOWHERE + NOWHERE + _port(PM_TIMER, 4)
+    body += NOWHERE * 4 + bytes(8)
+    return _table(b"FACP", 6, body)
+
+
+def _madt(cpus: int) -> bytes:
+    """Return the interrupt controllers (5.2.12): the timer is at pin 2, and the SCI is a level."""
+    body = struct.pack("<II", LOCAL_APIC, PC_AT_COMPATIBLE)
+    body += b"".join(struct.pack("<BBBBI", 0, 8, number, number, 1) for number in range(cpus))
+    body += struct.pack("<BBBBII", 1, 12, 0, 0, IO_APIC, 0)
+    body += struct.pack("<BBBBIH", 2, 10, 0, 0, 2, EDGE_HIGH)
+    body += struct.pack("<BBBBIH", 2, 10, 0, SCI, SCI, LEVEL_HIGH)
+    body += struct.pack("<BBBHB", 4, 6, 0xFF, EDGE_HIGH, 1)
+    return _table(b"APIC", 5, body)

@@ -1,0 +1,95 @@
+"""Debian's own kernel, as it is, boots to a shell on the serial line, answers, and switches the machine off."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab.parts import archive, cache_folder, first
+from tests.lab.test_lab import LAB, LAB_DEADLINE_S, ROOT, lab
+
+PROMPT = b"/ # "
+INIT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+exec setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Path:
+    """The kernel that the lab itself runs."""
+    assert lab("--", "true").returncode == 0  # it is there from then on
+    return cache_folder() / "kernel"
+
+
+@pytest.fixture(scope="module")
+def initrd(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Busybox and a shell as its first process."""
+    tree, made = tmp_path_factory.mktemp("initrd"), tmp_path_factory.mktemp("made") / "initrd"
+    busybox = first(kernel.parent / "root", "bin/busybox", "usr/bin/busybox")
+    for name in ("bin", "proc", "dev"):
+        (tree / name).mkdir()
+    shutil.copy(busybox, tree / "bin/busybox")
+    (tree / "init").write_text(INIT)
+    (tree / "init").chmod(0o755)
+    made.write_bytes(archive(tree, busybox))
+    return made
+
+
+class Console:
+    """What a guest in the lab prints, and a way to type."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.text = b""
+
+    def wait_for(self, text: bytes) -> None:
+        """Read until `text` has come behind what was waited for before."""
+        assert self.process.stdout is not None
+        end = time.monotonic() + LAB_DEADLINE_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while text not in self.text:
+                assert selector.select(max(0.0, end - time.monotonic())), self.text
+                data = os.read(self.process.stdout.fileno(), 4096)
+                assert data, self.text
+                self.text += data
+        self.text = self.text.partition(text)[2]
+
+    def type(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_kernel_boots_to_a_shell(kernel: Path, initrd: Path, cpus: int) -> None:
+    command = ["boot", kernel, "--memory=256M", f"--cpus={cpus}", f"--module={initrd}", "--quiet"]
+    command += ["--append=console=ttyS0 quiet panic=-1", f"--timeout={LAB_DEADLINE_S}"]
+    with subprocess.Popen(
+        [LAB, "--", sys.executable, "-m", "pykvm", *map(str, command)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            console = Console(process)
+            console.wait_for(PROMPT)
+            console.type("echo answer $((6 * 7)) of $(grep -c ^processor /proc/cpuinfo)")
+            console.wait_for(f"answer 42 of {cpus}\r\n".encode())
+            console.wait_for(PROMPT)
+            console.type("poweroff -f")
+            assert process.wait(LAB_DEADLINE_S) == 0
+        finally:
+            process.kill()
