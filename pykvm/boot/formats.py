@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pykvm.boot.flat import load_flat
 from pykvm.boot.image_file import ImageFile
-from pykvm.errors import ConfigurationError, ImageError
+from pykvm.errors import ConfigurationError
 from pykvm.model.image import Image, StartMode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.boot.setup import Setup
 
-__all__ = ["FLAT", "PVH", "load_image", "recognise"]
+__all__ = ["FLAT", "LINUX", "PVH", "load_image", "recognise"]
 
 FLAT, BOOT_SECTOR, ELF, LINUX = "a flat binary", "a boot sector", "ELF", "Linux"
 MULTIBOOT_1, MULTIBOOT_2, PVH = "Multiboot 1", "Multiboot 2", "PVH"
@@ -94,6 +94,16 @@ _PROBES = {
 }
 
 
+_OPTIONS = {
+    MULTIBOOT_2: ("--append", "--module"),
+    MULTIBOOT_1: ("--append", "--module"),
+    PVH: ("--append", "--module", "--initrd"),
+    ELF: (),
+    LINUX: ("--append", "--initrd"),
+}
+"""What goes with a format."""
+
+
 def load_image(
     file: ImageFile, setup: Setup, mode: StartMode | None = None, load: int | None = None, entry: int | None = None
 ) -> Image:
@@ -112,24 +122,27 @@ def load_image(
     """
     looked = recognise(file)
     what = next(iter(looked))
+    is_flat = what in (FLAT, BOOT_SECTOR)
     if what == FLAT and mode is None and load is None and entry is None:
         _refuse_foreign(file, looked)
-    if what in (FLAT, BOOT_SECTOR):
-        _refuse(file, what, {"--append": setup.command_line, "--module": setup.modules})
-        return load_flat(file, mode or StartMode.REAL, load, entry)
-    _refuse(file, what, {"--mode": mode, "--load": load is not None, "--entry": entry is not None})
+    options: dict[str, object] = {"--mode": mode, "--load": load is not None, "--entry": entry is not None}
+    options |= {"--append": setup.command_line, "--module": setup.modules, "--initrd": setup.initrds}
+    allowed = ("--mode", "--load", "--entry") if is_flat else _OPTIONS[what]
+    given = [option for option, value in options.items() if value and option not in allowed]
+    if given:
+        raise ConfigurationError(f"{given[0]}: means nothing for {file.path!r}, which is {what}; leave it out")
+    return load_flat(file, mode or StartMode.REAL, load, entry) if is_flat else _kernel(file, what, setup)
+
+
+def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
     if what == MULTIBOOT_2:
-        from pykvm.boot import multiboot2
+        from pykvm.boot.multiboot2 import load_multiboot2
 
-        header2 = multiboot2.find_header(file)
-        assert header2 is not None
-        return multiboot2.load_multiboot2(file, header2, setup)
+        return load_multiboot2(file, setup)
     if what == MULTIBOOT_1:
-        from pykvm.boot.multiboot1 import find_header, load_multiboot1
+        from pykvm.boot.multiboot1 import load_multiboot1
 
-        header = find_header(file)
-        assert header is not None
-        return load_multiboot1(file, header, setup)
+        return load_multiboot1(file, setup)
     if what == PVH:
         from pykvm.boot.pvh import load_pvh
 
@@ -137,9 +150,10 @@ def load_image(
     if what == ELF:
         from pykvm.boot.elf import load_elf
 
-        _refuse(file, what, {"--append": setup.command_line, "--module": setup.modules})
         return load_elf(file)
-    raise ImageError(f"{file.path!r}: is a Linux kernel, for which there is no loader yet")
+    from pykvm.boot.linux import load_linux
+
+    return load_linux(file, setup)
 
 
 def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:
@@ -149,9 +163,3 @@ def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:
     if meaning is not None:
         absent = "; ".join(f"{name}: {text}" for name, text in looked.items() if name != FLAT)
         raise file.error(f"{meaning}, and no guest ({absent}); --mode real boots it all the same")
-
-
-def _refuse(file: ImageFile, what: str, options: dict[str, object]) -> None:
-    given = [option for option, value in options.items() if value]
-    if given:
-        raise ConfigurationError(f"{given[0]}: means nothing for {file.path!r}, which is {what}; leave it out")

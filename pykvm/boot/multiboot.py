@@ -23,6 +23,7 @@ __all__ = [
     "by_elf",
     "kibibytes",
     "place",
+    "place_files",
     "place_modules",
 ]
 
@@ -117,14 +118,25 @@ def place_modules(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment]) 
     Raises:
         ImageError: there is no room.
     """
+    wanted = [(module.file.path, module.file.data) for module in setup.modules]
+    return place_files(file, setup, kernel, wanted)
+
+
+def place_files(
+    file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], wanted: Sequence[tuple[str, bytes | memoryview]]
+) -> list[LoadSegment]:
+    """Return what `wanted` names, each on a page of its own behind the kernel.
+
+    Raises:
+        ImageError: there is no room.
+    """
     taken = list(kernel)
     low = max(UPPER, *(segment.end for segment in kernel))
-    for module in setup.modules:
-        address = free_place(len(module.file.data), taken, low, min(setup.ram[0][1], FOUR_GIB))
+    for name, data in wanted:
+        address = free_place(len(data), taken, low, min(setup.ram[0][1], FOUR_GIB))
         if address is None:
-            size = f"{len(module.file.data):#x} bytes"
-            raise file.error(f"no room for module {module.file.path!r}, {size} behind the kernel; see --memory")
-        taken.append(LoadSegment(address, module.file.data))
+            raise file.error(f"no room for module {name!r}, {len(data):#x} bytes behind the kernel; see --memory")
+        taken.append(LoadSegment(address, data))
     return taken[len(kernel) :]
 
 

@@ -63,12 +63,14 @@ def find_header(file: ImageFile) -> Header | None:
     return None
 
 
-def load_multiboot1(file: ImageFile, header: Header, setup: Setup) -> Image:
+def load_multiboot1(file: ImageFile, setup: Setup) -> Image:
     """Return the Multiboot kernel `file`, with the structures that it finds its machine by.
 
     Raises:
         ImageError: it is damaged, needs what no such loader has, or there is no room for its modules.
     """
+    header = find_header(file)
+    assert header is not None
     unknown = header.flags & REQUIRED & ~UNDERSTOOD
     if unknown:
         raise file.error(

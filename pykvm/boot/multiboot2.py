@@ -97,12 +97,14 @@ def _tags(file: ImageFile, offset: int, size: int) -> Iterator[tuple[int, int, m
         at = at + length + 7 & ~7
 
 
-def load_multiboot2(file: ImageFile, header: Header, setup: Setup) -> Image:
+def load_multiboot2(file: ImageFile, setup: Setup) -> Image:
     """Return the Multiboot2 kernel `file`, with the information that it finds its machine by.
 
     Raises:
         ImageError: it is damaged, needs what is not there, or there is no room for it or its modules.
     """
+    header = find_header(file)
+    assert header is not None
     _check(file, header)
     kernel = _relocated(file, header, _kernel(file, header), setup)
     modules = place_modules(file, setup, kernel.segments)

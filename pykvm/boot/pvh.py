@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pykvm.boot.elf import Elf, load_segments, refuse_foreign
 from pykvm.boot.image_file import ImageFile
-from pykvm.boot.multiboot import as_text, place, place_modules
+from pykvm.boot.multiboot import as_text, place, place_files
 from pykvm.boot.setup import Setup
 from pykvm.model.image import Image, LoadSegment, StartMode
 
@@ -67,7 +67,9 @@ def load_pvh(file: ImageFile, setup: Setup) -> Image:
     if not any(s.physical <= entry < s.physical + s.memory_bytes for s in loaded):
         raise file.error(f"its PVH note gives the entry {entry:#x}, which is in none of its segments")
     kernel = load_segments(elf, loaded)
-    modules = place_modules(file, setup, kernel)
+    wanted: list[tuple[str, bytes | memoryview]] = [("initrd", setup.initrd())] if setup.initrds else []
+    wanted += [(module.file.path, module.file.data) for module in setup.modules]
+    modules = place_files(file, setup, kernel, wanted)
     firmware = setup.firmware(kernel)
     info = _start_info(file, setup, kernel, modules, firmware[0].address if firmware else 0)
     return Image(
@@ -85,7 +87,9 @@ def _start_info(
     file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules: Sequence[LoadSegment], rsdp: int
 ) -> LoadSegment:
     """Return struct hvm_start_info with all that it points to."""
-    texts = [as_text(text) for text in (setup.command_line, *(module.text for module in setup.modules))]
+    initrd_text = [""] if setup.initrds else []
+    module_texts = [*initrd_text, *(module.text for module in setup.modules)]
+    texts = [as_text(text) for text in (setup.command_line, *module_texts)]
     ranges = b"".join(struct.pack("<QQII", *entry, 0) for entry in setup.memory_map())
     listed_bytes = MODULE_BYTES * len(modules)
     size = START_INFO_BYTES + listed_bytes + len(ranges) + sum(map(len, texts))

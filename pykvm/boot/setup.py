@@ -33,6 +33,7 @@ class Setup:
         ram: (address, size) of its ranges of RAM, the first from address 0.
         command_line: for the kernel.
         modules: in order.
+        initrds: parts of the initial RAM disk, in order.
         cpus: how many processors there are.
         has_apics: there are local APICs and an I/O APIC.
     """
@@ -40,8 +41,13 @@ class Setup:
     ram: Sequence[tuple[int, int]]
     command_line: str = ""
     modules: Sequence[Module] = field(default_factory=tuple)
+    initrds: Sequence[ImageFile] = field(default_factory=tuple)
     cpus: int = 1
     has_apics: bool = False
+
+    def initrd(self) -> bytes:
+        """Return the initial RAM disk; its parts begin on multiples of 4, as Linux finds them."""
+        return b"".join(bytes(file.data).ljust(len(file.data) + 3 & ~3, b"\0") for file in self.initrds)
 
     def firmware(self, kernel: Sequence[LoadSegment]) -> tuple[LoadSegment, ...]:
         """Return the ACPI tables as one segment; none where there is no RAM for them, or where the kernel lies."""

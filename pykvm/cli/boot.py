@@ -61,6 +61,7 @@ def boot(arguments: argparse.Namespace) -> int:
                 entry=arguments.entry,
                 append=arguments.append,
                 modules=arguments.module,
+                initrds=arguments.initrd,
                 memory=arguments.memory,
                 cpus=arguments.cpus,
                 irqchip=arguments.irqchip,

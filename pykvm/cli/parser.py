@@ -189,30 +189,7 @@ def _add_lines(boot: argparse.ArgumentParser) -> None:
 
 def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot = _add(commands, "boot", "run a guest image")
-    address = _checked(parse_address, "an address such as 0x7c00")
-    boot.add_argument("image", metavar="IMAGE", help="Multiboot kernel, ELF executable, boot sector or flat binary")
-    boot.add_argument("--append", metavar="TEXT", default="", help="command line for a kernel")
-    boot.add_argument(
-        "--module",
-        metavar="'FILE [TEXT]'",
-        action="append",
-        default=[],
-        help="file for a Multiboot kernel, and text that goes with it; may be given again",
-    )
-    boot.add_argument(
-        "--mode",
-        choices=("real", "protected", "long"),
-        help="CPU mode that a flat binary starts in (default: real)",
-    )
-    boot.add_argument(
-        "--load",
-        metavar="ADDR",
-        type=address,
-        help="load address of a flat binary (default: 0x7c00 in real mode, else 1 MiB)",
-    )
-    boot.add_argument(
-        "--entry", metavar="ADDR", type=address, help="first instruction of a flat binary (default: the load address)"
-    )
+    _add_image(boot)
     _add_memory(boot)
     _add_machine(boot)
     _add_lines(boot)
@@ -234,6 +211,42 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="no summary on stderr; errors only, and the places of ports where only pykvm knows them",
     )
     boot.set_defaults(command=_boot)
+
+
+def _add_image(boot: argparse.ArgumentParser) -> None:
+    address = _checked(parse_address, "an address such as 0x7c00")
+    boot.add_argument(
+        "image", metavar="IMAGE", help="Linux, Multiboot or PVH kernel, ELF executable, boot sector or flat binary"
+    )
+    boot.add_argument("--append", metavar="TEXT", default="", help="command line for a kernel")
+    boot.add_argument(
+        "--module",
+        metavar="'FILE [TEXT]'",
+        action="append",
+        default=[],
+        help="file for a Multiboot or PVH kernel, and text that goes with it; may be given again",
+    )
+    boot.add_argument(
+        "--initrd",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="initial RAM disk of a Linux or PVH kernel; may be given again, for parts of it",
+    )
+    boot.add_argument(
+        "--mode",
+        choices=("real", "protected", "long"),
+        help="CPU mode that a flat binary starts in (default: real)",
+    )
+    boot.add_argument(
+        "--load",
+        metavar="ADDR",
+        type=address,
+        help="load address of a flat binary (default: 0x7c00 in real mode, else 1 MiB)",
+    )
+    boot.add_argument(
+        "--entry", metavar="ADDR", type=address, help="first instruction of a flat binary (default: the load address)"
+    )
 
 
 def _add_memory(command: argparse.ArgumentParser) -> None:
@@ -258,7 +271,8 @@ def _add_machine(boot: argparse.ArgumentParser) -> None:
         "--irqchip",
         choices=("user", "split", "kernel"),
         help="interrupt controllers and timer: in Python, every access traced (user, default for one vCPU); local "
-        "APICs in the kernel, the rest in Python (split); all in the kernel, fast (kernel, default for --cpus)",
+        "APICs in the kernel, the rest in Python (split); all in the kernel, fast (kernel, default for --cpus, Linux "
+        "and PVH)",
     )
     boot.add_argument(
         "--clock",

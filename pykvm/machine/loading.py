@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from pykvm.arch.x86.start import tables_bytes
-from pykvm.boot.formats import PVH, load_image, recognise
+from pykvm.boot.formats import LINUX, PVH, load_image, recognise
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Module, Setup
 from pykvm.errors import AddressError, ConfigurationError, ImageError
@@ -27,6 +27,7 @@ class Guest:
         entry: entry of a flat binary.
         command_line: for the kernel.
         modules: for the kernel.
+        initrds: for the kernel.
     """
 
     def __init__(
@@ -37,16 +38,18 @@ class Guest:
         entry: int | None,
         command_line: str,
         modules: Sequence[Module],
+        initrds: Sequence[ImageFile],
     ) -> None:
         self._file = file
         self._flat = mode, load, entry
         self._command_line = command_line
         self._modules = modules
+        self._initrds = initrds
 
     @property
     def wants_kernel_irqchip(self) -> bool:
         """It is a kernel of an operating system's size, which nobody reads the accesses to interrupt controllers of."""
-        return next(iter(recognise(self._file))) == PVH
+        return next(iter(recognise(self._file))) in (LINUX, PVH)
 
     def image(self, memory: GuestMemory, cpus: int, has_apics: bool) -> Image:
         """Return the image for a machine with this memory, so many vCPUs, and with or without APICs.
@@ -56,7 +59,7 @@ class Guest:
             ConfigurationError: an option does not go with its format.
         """
         ram = [(region.address, region.size) for region in memory.regions]
-        setup = Setup(ram, self._command_line, self._modules, cpus, has_apics)
+        setup = Setup(ram, self._command_line, self._modules, self._initrds, cpus, has_apics)
         return load_image(self._file, setup, *self._flat)
 
 
@@ -67,6 +70,7 @@ def read_guest(
     entry: int | str | None = None,
     append: str = "",
     modules: Sequence[str] = (),
+    initrds: Sequence[str | os.PathLike[str]] = (),
 ) -> Guest:
     """Return the files of a guest; the arguments are those of `Machine.boot`.
 
@@ -86,6 +90,7 @@ def read_guest(
         None if entry is None else parse_address(entry),
         append,
         [_module(text) for text in modules],
+        [ImageFile(path) for path in initrds],
     )
 
 

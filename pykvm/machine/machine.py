@@ -157,6 +157,7 @@ class Machine:
         entry: int | str | None = None,
         append: str = "",
         modules: Sequence[str] = (),
+        initrds: Sequence[str | os.PathLike[str]] = (),
         **options: Any,
     ) -> Machine:
         """Return a machine with the guest in `image` in its memory and the CPU at its first instruction.
@@ -168,14 +169,15 @@ class Machine:
             entry: of a flat binary: linear address of the first instruction; by default its first byte.
             append: the kernel's command line.
             modules: files for the kernel, each a path, which text for the kernel may follow behind a space.
-            options: as for `Machine`.
+            initrds: files that are a Linux or PVH kernel's initial RAM disk, one after another.
+            options: as for `Machine`; interrupt controllers are in the kernel by default for Linux and PVH kernels.
 
         Raises:
             ImageError: the image cannot be read, is damaged or does not fit.
             AcceleratorError, ConfigurationError: as `Machine`.
         """
         refuse_overwriting(image, options.get("record"))
-        read = read_guest(image, mode, load, entry, append, modules)
+        read = read_guest(image, mode, load, entry, append, modules, initrds)
         if read.wants_kernel_irqchip and options.get("clock") != "virtual" and options.get("irqchip") is None:
             options["irqchip"] = "kernel"
         machine = cls(**options)

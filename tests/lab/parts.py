@@ -148,7 +148,7 @@ def first(folder: Path, *patterns: str) -> Path:
 
 def is_lab(folder: Path) -> bool:
     """Tell whether `build` has made a folder."""
-    return (folder / "version").is_file() and (folder / "initrd").is_file()
+    return all((folder / name).is_file() for name in ("version", "initrd", "vmlinuz"))
 
 
 def build(target: Path) -> None:
@@ -175,7 +175,9 @@ def build(target: Path) -> None:
         busybox = first(root, "bin/busybox", "usr/bin/busybox")
         shutil.copy(busybox, tree / "bin/busybox")
         add_modules(kernel, tree)
-        (new / "kernel").write_bytes(unpack_kernel(first(kernel, "**/vmlinuz-*").read_bytes()))
+        image = first(kernel, "**/vmlinuz-*")
+        shutil.copy(image, new / "vmlinuz")
+        (new / "kernel").write_bytes(unpack_kernel(image.read_bytes()))
         (new / "initrd").write_bytes(archive(tree, busybox))
         (new / "version").write_text(", ".join(versions))
         if is_lab(target):

@@ -70,11 +70,6 @@ def test_a_flat_binary_is_loaded_as_told(tmp_path: Path) -> None:
     assert (image.segments[0].address, image.entry, image.mode) == (0x200000, 0x200008, StartMode.LONG)
 
 
-def test_a_linux_kernel_is_known_and_not_started(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="is a Linux kernel, for which there is no loader yet"):
-        load_image(image_file(tmp_path, LINUX), SETUP)
-
-
 @pytest.mark.parametrize(
     ("data", "what"),
     [

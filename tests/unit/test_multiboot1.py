@@ -21,9 +21,7 @@ CODE = b"\xf4" * 32
 
 
 def load(file: ImageFile, setup: Setup | None = None) -> Image:
-    header = find_header(file)
-    assert header is not None
-    return load_multiboot1(file, header, setup or Setup(RAM))
+    return load_multiboot1(file, setup or Setup(RAM))
 
 
 def refusal(file: ImageFile, setup: Setup | None = None) -> str:

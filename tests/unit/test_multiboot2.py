@@ -20,9 +20,7 @@ OPTIONAL = 1
 
 
 def load(file: ImageFile, setup: Setup | None = None) -> Image:
-    header = find_header(file)
-    assert header is not None
-    return load_multiboot2(file, header, setup or Setup(RAM))
+    return load_multiboot2(file, setup or Setup(RAM))
 
 
 def refusal(file: ImageFile, setup: Setup | None = None) -> str:
