@@ -119,12 +119,11 @@ def load_linux(file: ImageFile, setup: Setup) -> Image:
 def _place_kernel(file: ImageFile, header: Header, setup: Setup) -> LoadSegment:
     data = file.part(header.kernel_at, len(file.data) - header.kernel_at, "the kernel behind its setup code")
     size = max(header.size, len(data))
-    top = min(setup.ram[0][1], FOUR_GIB)
-    address: int | None = header.preferred if header.is_relocatable else HIGH
-    if address is None or address < HIGH or address + size > top:
-        address = free_place(size, (), HIGH, top, header.align) if header.is_relocatable else None
-    if address is None:
-        raise file.error(f"needs {size:#x} bytes of memory; see --memory")
+    # One that is loaded lower than it would like to be moves itself there.
+    address = header.preferred if header.is_relocatable else HIGH
+    if address < HIGH or address + size > min(setup.ram[0][1], FOUR_GIB):
+        most = -(-(address + size) >> 20)
+        raise file.error(f"needs {size:#x} bytes of memory from {address:#x} on; give it --memory {most}M or more")
     return LoadSegment(address, data, size - len(data))
 
 

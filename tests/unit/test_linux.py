@@ -86,13 +86,14 @@ def test_a_kernel_without_64_bit_entry_starts_at_the_other(tmp_path: Path, versi
     assert (image.mode, image.entry) == (StartMode.PROTECTED, image.segments[0].address)
 
 
-def test_where_there_is_no_room_at_that_place(tmp_path: Path) -> None:
+def test_where_there_is_no_room(tmp_path: Path) -> None:
+    """A kernel below the address that it prefers would move itself there."""
     small = Setup([(0, 8 << 20)])
-    assert load(tmp_path, linux(), small).segments[0].address == 0x200000  # its alignment
-    big = linux(relocatable=0, init_size=8 << 20)
-    assert "needs 0x800000 bytes of memory; see --memory" in refusal(tmp_path, big, small)
+    needs = "needs 0x200000 bytes of memory from 0x1000000 on; give it --memory 18M or more"
+    assert needs in refusal(tmp_path, linux(), small)
+    assert load(tmp_path, linux(), Setup([(0, 18 << 20)]))
     assert load(tmp_path, linux(relocatable=0), small).segments[0].address == 0x100000
-    assert "see --memory" in refusal(tmp_path, linux(init_size=100 << 20))
+    assert "from 0x0 on" in refusal(tmp_path, linux(pref_address=0))
 
 
 def test_the_zero_page(tmp_path: Path) -> None:
