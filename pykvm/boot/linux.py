@@ -45,7 +45,6 @@ class Header:
         kernel_at: offset of the protected-mode kernel in the file.
         is_relocatable: it may be loaded elsewhere.
         preferred: address where it would like to be.
-        align: what its address is a multiple of.
         size: bytes of memory that it needs from its address on.
         has_64bit_entry: there is one.
         initrd_most: highest address that an initial RAM disk may have.
@@ -56,7 +55,6 @@ class Header:
     kernel_at: int
     is_relocatable: bool
     preferred: int
-    align: int
     size: int
     has_64bit_entry: bool
     initrd_most: int
@@ -76,7 +74,7 @@ def read_header(file: ImageFile) -> Header:
         found = f"{version >> 8}.{version & 0xFF:02}"
         raise file.error(f"is a Linux kernel of boot protocol {found}; the oldest that can be booted is 2.06")
     fields = file.unpack("<IIBBHI", 0x22C, "the setup header")
-    initrd_most, align, relocatable, _, loads, command_line_most = fields
+    initrd_most, _, relocatable, _, loads, command_line_most = fields
     preferred, size = HIGH, len(file.data)
     if version >= 0x20A:
         preferred, size = file.unpack("<QI", 0x258, "the setup header")
@@ -85,7 +83,6 @@ def read_header(file: ImageFile) -> Header:
         kernel_at=(sectors + 1) * SECTOR_BYTES,
         is_relocatable=bool(relocatable),
         preferred=preferred,
-        align=max(align, 1),
         size=size,
         has_64bit_entry=version >= 0x20C and bool(loads & HAS_64BIT_ENTRY),
         initrd_most=initrd_most,
