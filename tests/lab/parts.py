@@ -148,11 +148,12 @@ def first(folder: Path, *patterns: str) -> Path:
 
 def is_lab(folder: Path) -> bool:
     """Tell whether `build` has made a folder."""
-    return all((folder / name).is_file() for name in ("version", "initrd", "vmlinuz"))
+    return (folder / "version").is_file() and (folder / "initrd").is_file()
 
 
 def build(target: Path) -> None:
-    """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`.
+    """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`; and `vmlinuz`,
+    the kernel as it came.
 
     One that is there already serves until its successor is complete.
     """
