@@ -152,8 +152,9 @@ def is_lab(folder: Path) -> bool:
 
 
 def build(target: Path) -> None:
-    """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`; and `vmlinuz`,
-    the kernel as it came.
+    """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`.
+
+    `vmlinuz` in it is the kernel as it came.
 
     One that is there already serves until its successor is complete.
     """
