@@ -107,6 +107,10 @@ def load_multiboot2(file: ImageFile, setup: Setup) -> Image:
     assert header is not None
     _check(file, header)
     kernel = _relocated(file, header, _kernel(file, header), setup)
+    if not any(segment.address <= kernel.entry < segment.end for segment in kernel.segments):
+        raise file.error(
+            f"Multiboot2 header at {header.offset:#x}: entry {kernel.entry:#x} is in nothing that is loaded"
+        )
     modules = place_modules(file, setup, kernel.segments)
     base = min(segment.address for segment in kernel.segments)
     firmware = setup.firmware(kernel.segments)

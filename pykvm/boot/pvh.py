@@ -23,7 +23,7 @@ MAGIC, VERSION = 0x336EC578, 1
 START_INFO_BYTES, MODULE_BYTES, RANGE_BYTES = 56, 32, 24
 FOUR_GIB = 1 << 32
 MOST_NOTE_BYTES = 1 << 20
-"""More than any kernel has; a damaged file may claim all of itself."""
+"""Of all segments: more than any kernel has; a damaged file may claim all of itself, again and again."""
 
 
 def find_entry(elf: Elf) -> int | None:
@@ -32,10 +32,12 @@ def find_entry(elf: Elf) -> int | None:
     Raises:
         ImageError: the notes are damaged.
     """
+    left = MOST_NOTE_BYTES
     for segment in elf.segments:
         if segment.type != PT_NOTE:
             continue
-        notes = elf.file.part(segment.offset, segment.file_bytes, "the notes")[:MOST_NOTE_BYTES]
+        notes = elf.file.part(segment.offset, segment.file_bytes, "the notes")[:left]
+        left -= len(notes)
         at = 0
         while at + 12 <= len(notes):
             name_bytes, value_bytes, type_ = struct.unpack_from("<III", notes, at)

@@ -131,6 +131,13 @@ def test_the_entry_tag_goes_before_that_of_elf(tmp_path: Path) -> None:
     assert load(image_file(tmp_path, kernel(tag(3, struct.pack("<I", 0x100020))))).entry == 0x100020
 
 
+@pytest.mark.parametrize("entry", [0, 0xFFFFF, 0x200000, 0xFFFFFFFF])
+@pytest.mark.parametrize("more", [(), (tag(10, struct.pack("<IIII", 0x400000, 0xFFFFFFFF, 4096, 1)),)])
+def test_an_entry_that_is_nowhere(tmp_path: Path, entry: int, more: tuple[bytes, ...]) -> None:
+    file = image_file(tmp_path, kernel(tag(3, struct.pack("<I", entry)), *more))
+    assert "is in nothing that is loaded" in refusal(file)
+
+
 @pytest.mark.parametrize("load_address", [0x100000 - 16, 0xFFFFFFFF])
 def test_a_kernel_that_says_itself_where_it_goes(tmp_path: Path, load_address: int) -> None:
     """3.1.5, 3.1.6; a load address of -1 means the beginning of the file."""

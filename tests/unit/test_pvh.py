@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pykvm.boot import pvh
 from pykvm.boot.formats import load_image, recognise
 from pykvm.boot.setup import Module, Setup
 from pykvm.errors import ImageError
@@ -60,6 +61,15 @@ def test_notes_that_are_wrong(tmp_path: Path) -> None:
     assert "its PVH note gives 8 bytes, 0x100100000," in refusal(tmp_path, kernel(entry(0x100100000, 8)))
     huge = struct.pack("<III", 0xFFFFFFFF, 0xFFFFFFFF, 18)
     assert load_image(image_file(tmp_path, kernel(huge)), Setup(RAM)).format == "ELF64 executable"
+
+
+def test_notes_without_end_are_not_all_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many segments may claim the same notes; what is behind the limit is not looked at."""
+    monkeypatch.setattr(pvh, "MOST_NOTE_BYTES", 100)
+    parts = [Part(0x100000, CODE), *(Part(0, bytes(60), type=PT_NOTE) for _ in range(2))]
+    late = elf(*parts, Part(0, entry(0x100000), type=PT_NOTE))
+    assert load_image(image_file(tmp_path, late), Setup(RAM)).format == "ELF64 executable"
+    assert load_image(image_file(tmp_path, kernel(entry(0x100000))), Setup(RAM)).format == "PVH kernel, ELF64"
 
 
 def find(image: Image, address: int) -> LoadSegment:
