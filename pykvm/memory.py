@@ -1,13 +1,15 @@
-"""Guest RAM: owned here, mapped once, never moved; every access is checked."""
+"""Guest RAM and ROM: owned here, mapped once, never moved; every access is checked."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from types import TracebackType
 
 from pykvm.errors import AddressError, ConfigurationError
+from pykvm.model.plain import record
 
-__all__ = ["PAGE_BYTES", "GuestMemory", "MemoryRegion"]
+__all__ = ["PAGE_BYTES", "SHADOWED", "GuestMemory", "MemoryRegion", "Window"]
 
 PAGE_BYTES = 4096
 MAP_NORESERVE = 0x4000
@@ -16,6 +18,13 @@ HOLE_START = 0xC0000000
 """RAM ends here and goes on at 4 GiB: below that are the devices of a PC (PCI, I/O APIC, local APIC, ROM)."""
 HOLE_END = 1 << 32
 MAX_BYTES = 1 << 40
+MAX_ROM_BYTES = 8 << 20
+LOW_ROM_BYTES = 128 << 10
+"""What of a ROM a PC shows below 1 MiB, too: its end."""
+SHADOW_START, SHADOW_END = 0xC0000, 0x100000
+SHADOWED = (*((at, 0x4000) for at in range(SHADOW_START, 0xF0000, 0x4000)), (0xF0000, 0x10000))
+"""(address, size) of each range below 1 MiB that can be ROM or the RAM under it (Intel 82441FX data sheet, PAM)."""
+READS_RAM, WRITES_RAM = 1, 2
 
 
 class MemoryRegion:
@@ -40,21 +49,46 @@ class MemoryRegion:
             ) from error
 
 
-class GuestMemory:
-    """The RAM of one machine, from guest-physical address 0, with a hole from 3 to 4 GiB.
-
-    Args:
-        size: bytes, a multiple of 4096, from 4096 to 2**40.
+@record(frozen=True)
+class Window:
+    """A range of guest-physical addresses, and what the guest finds there now.
 
     Attributes:
-        regions: in the order of their addresses.
+        address: of its first byte.
+        size: bytes.
+        region: host memory behind it; None for nothing.
+        offset: of its first byte in the region.
+        is_writable: the guest can write there.
+    """
+
+    address: int
+    size: int
+    region: MemoryRegion | None
+    offset: int = 0
+    is_writable: bool = True
+
+
+class GuestMemory:
+    """The memory of one machine: RAM from guest-physical address 0, with a hole from 3 to 4 GiB, and maybe a ROM.
+
+    The ROM ends at 4 GiB; its last 128 KiB are below 1 MiB, too, over the RAM there, until the guest has the RAM
+    instead (`shadow`). The methods that read and write are about RAM, but for `read_visible`.
+
+    Args:
+        size: bytes of RAM, a multiple of 4096, from 4096 to 2**40.
+        rom: what is in the ROM: a multiple of 4096 bytes, 8 MiB at most.
+
+    Attributes:
+        regions: RAM, in the order of the addresses.
+        rom: the ROM; None for none.
+        windows: what the guest sees, in the order of the addresses. Their places stay the same.
         changes: how many times `write`, `write_int` and `clear` were called; not what is done to a region's buffer.
 
     Raises:
-        ConfigurationError: `size` is out of range, or the host has no room for it.
+        ConfigurationError: `size` or the ROM's is out of range, or the host has no room for it.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, rom: bytes | memoryview = b"") -> None:
         if not PAGE_BYTES <= size <= MAX_BYTES or size % PAGE_BYTES:
             raise ConfigurationError(f"memory of {size} bytes: must be a multiple of 4096, from 4K to 1024G")
         self.size = size
@@ -62,6 +96,73 @@ class GuestMemory:
         self.regions = [MemoryRegion(0, min(size, HOLE_START))]
         if size > HOLE_START:
             self.regions.append(MemoryRegion(HOLE_END, size - HOLE_START))
+        self.rom: MemoryRegion | None = None
+        self._shadow = [0] * len(SHADOWED)
+        self.windows = tuple(Window(region.address, region.size, region) for region in self.regions)
+        if rom:
+            self._add_rom(rom)
+
+    def _add_rom(self, rom: bytes | memoryview) -> None:
+        if len(rom) % PAGE_BYTES or len(rom) > MAX_ROM_BYTES or self.size < SHADOW_END:
+            self.close()
+            raise ConfigurationError(
+                f"a ROM of {len(rom)} bytes and {self.size} bytes of RAM: a ROM must be a multiple of 4096 bytes, "
+                "8 MiB at most, and needs --memory 1M or more"
+            )
+        self.rom = MemoryRegion(HOLE_END - len(rom), len(rom))
+        self.rom.buffer[:] = bytes(rom)
+        low = self.regions[0]
+        self.windows = (
+            Window(0, SHADOW_START, low),
+            *(self._shadow_window(number) for number in range(len(SHADOWED))),
+            *([Window(SHADOW_END, low.size - SHADOW_END, low, SHADOW_END)] if low.size > SHADOW_END else ()),
+            Window(self.rom.address, self.rom.size, self.rom, is_writable=False),
+            *(Window(region.address, region.size, region) for region in self.regions[1:]),
+        )
+
+    def _shadow_window(self, number: int) -> Window:
+        (address, size), how = SHADOWED[number], self._shadow[number]
+        if how & READS_RAM:
+            return Window(address, size, self.regions[0], address, is_writable=bool(how & WRITES_RAM))
+        assert self.rom is not None
+        visible = min(self.rom.size, LOW_ROM_BYTES)
+        offset = address - (SHADOW_END - visible)
+        if offset < 0:
+            return Window(address, size, None, is_writable=False)
+        return Window(address, size, self.rom, self.rom.size - visible + offset, is_writable=False)
+
+    def shadow(self, how: Sequence[int]) -> None:
+        """Say for each of `SHADOWED` what the guest finds there: 1 is reads of RAM, 2 writes to RAM, else of the ROM.
+
+        Does nothing to memory without a ROM.
+        """
+        if self.rom is not None:
+            self._shadow = list(how)
+            first, *rest = self.windows
+            shadowed = (self._shadow_window(number) for number in range(len(SHADOWED)))
+            self.windows = (first, *shadowed, *rest[len(SHADOWED) :])
+
+    def write_under_rom(self, address: int, data: bytes) -> None:
+        """Take a guest's write where it reads ROM: the RAM under it has it, or nobody."""
+        for (start, size), how in zip(SHADOWED, self._shadow, strict=True):
+            if start <= address and address + len(data) <= start + size and how & (READS_RAM | WRITES_RAM) == WRITES_RAM:
+                self.write(address, data)
+
+    def read_visible(self, address: int, size: int) -> bytes:
+        """Return `size` bytes as the guest reads them at guest-physical `address`, ROM or RAM.
+
+        Raises:
+            AddressError: not all of the range is memory.
+        """
+        found = b""
+        for window in self.windows:
+            at = address + len(found) - window.address
+            if 0 <= at < window.size and window.region is not None and len(found) < size:
+                first = window.offset + at
+                found += window.region.buffer[first : first + min(size - len(found), window.size - at)]
+        if len(found) < size:
+            raise AddressError(address, size, f"not in guest memory ({self.layout()})")
+        return found
 
     def region(self, address: int, size: int = 1) -> MemoryRegion:
         """Return the region that holds all of `address`, `size` bytes.
@@ -136,7 +237,9 @@ class GuestMemory:
         """Unmap the memory. Idempotent; no vCPU may run any more."""
         for region in self.regions:
             region.buffer.close()
-        self.regions = []
+        if self.rom is not None:
+            self.rom.buffer.close()
+        self.regions, self.windows, self.rom = [], (), None
 
     def __enter__(self) -> GuestMemory:
         return self

@@ -248,7 +248,7 @@ static int64_t run_guest(struct pykvm_loop *loop)
             begin(loop, (uint8_t *)run + run->io.data_offset, run->io.port, run->io.size, run->io.count,
                   run->io.direction == KVM_EXIT_IO_OUT, 0);
         } else if (run->exit_reason == KVM_EXIT_MMIO) {
-            if (in_ram(loop, run->mmio.phys_addr, &valid)) return lost_memory(loop);
+            if (in_memory(loop, run->mmio.phys_addr, run->mmio.is_write, &valid)) return lost_memory(loop);
             begin(loop, run->mmio.data, run->mmio.phys_addr, run->mmio.len, 1, run->mmio.is_write, 1);
         } else if (run->exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN) {
             if (run->exit_reason == KVM_EXIT_HYPERCALL) run->hypercall.ret = -KVM_ENOSYS;   /* unless answered */

@@ -28,8 +28,9 @@ struct pykvm_code {
     uint8_t flags, mode, vcpu, reserved;
 };
 
-/* Guest-physical ranges that are backed by host memory: where the loop may read code bytes. */
+/* Guest-physical ranges and the host memory behind them, NULL where there is none now: where the loop may read code
+ * bytes. Only `host` and `is_writable` change while a vCPU runs, so that one who reads them meanwhile stays inside. */
 struct pykvm_ram {
     uint32_t count;
-    struct { uint64_t address, size; uint8_t *host; } range[32];
+    struct { uint64_t address, size; uint8_t *host; uint32_t is_writable; } range[32];
 };

@@ -34,15 +34,18 @@ static void publish(struct pykvm_loop *loop, uint64_t slots)
     __atomic_store_n(loop->stream->published, loop->stream->head, __ATOMIC_RELEASE);
 }
 
-/* Host address of guest-physical `address`, and in *valid how many bytes of its page and range follow it. */
-static const uint8_t *in_ram(struct pykvm_loop *loop, uint64_t address, uint64_t *valid)
+/* Host address of guest-physical `address`, and in *valid how many bytes of its page and range follow it; NULL for no
+ * memory, or for one that is not writable and is to be. */
+static const uint8_t *in_memory(struct pykvm_loop *loop, uint64_t address, int writable, uint64_t *valid)
 {
     for (uint32_t i = 0; i < loop->ram->count; i++) {
         uint64_t offset = address - loop->ram->range[i].address;
         if (offset >= loop->ram->range[i].size) continue;
+        uint8_t *host = __atomic_load_n(&loop->ram->range[i].host, __ATOMIC_RELAXED);
+        if (!host || (writable && !loop->ram->range[i].is_writable)) return NULL;
         uint64_t page = 4096 - (address & 4095), rest = loop->ram->range[i].size - offset;
         *valid = page < rest ? page : rest;
-        return loop->ram->range[i].host + offset;
+        return host + offset;
     }
     return NULL;
 }
@@ -62,7 +65,7 @@ static const uint8_t *in_guest(struct pykvm_loop *loop, uint64_t linear, uint64_
         if (ioctl(loop->fd, KVM_TRANSLATE, &walk) || !walk.valid) return NULL;
         linear = walk.physical_address;
     }
-    return in_ram(loop, linear, valid);
+    return in_memory(loop, linear, 0, valid);
 }
 
 static uint64_t linear_rip(struct pykvm_loop *loop)

@@ -11,10 +11,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.boot.setup import Setup
 
-__all__ = ["FLAT", "LINUX", "PVH", "load_image", "recognise"]
+__all__ = ["BIOS_ROM", "FLAT", "LINUX", "PVH", "load_by_firmware", "load_image", "recognise"]
 
 FLAT, BOOT_SECTOR, ELF, LINUX = "a flat binary", "a boot sector", "ELF", "Linux"
-MULTIBOOT_1, MULTIBOOT_2, PVH = "Multiboot 1", "Multiboot 2", "PVH"
+BIOS_ROM, MULTIBOOT_1, MULTIBOOT_2, PVH = "a BIOS ROM", "Multiboot 1", "Multiboot 2", "PVH"
 _ELF_MAGIC = b"\x7fELF"
 _MULTIBOOT_MAGIC, _SEARCHED_BYTES = b"\x02\xb0\xad\x1b", 8192
 _MULTIBOOT2_MAGIC, _SEARCHED_BYTES_2 = b"\xd6\x50\x52\xe8", 32768
@@ -84,12 +84,21 @@ def _boot_sector(file: ImageFile) -> Found:
     return is_there, f"{'' if is_there else 'no '}55 aa at offset {_BOOT_SIGNATURE_AT:#x}"
 
 
+def _bios_rom(file: ImageFile) -> Found:
+    from pykvm.boot.firmware import is_rom
+
+    text = "a jump at the reset vector, 16 bytes before the end of a multiple of 64 KiB"
+    is_found = is_rom(file)
+    return is_found, text if is_found else f"no {text[2:]}"
+
+
 _PROBES = {
     MULTIBOOT_2: _multiboot2,
     MULTIBOOT_1: _multiboot1,
     PVH: _pvh,
     ELF: _elf,
     LINUX: _linux,
+    BIOS_ROM: _bios_rom,
     BOOT_SECTOR: _boot_sector,
 }
 
@@ -132,6 +141,25 @@ def load_image(
     if given:
         raise ConfigurationError(f"{given[0]}: means nothing for {file.path!r}, which is {what}; leave it out")
     return load_flat(file, mode or StartMode.REAL, load, entry) if is_flat else _kernel(file, what, setup)
+
+
+def load_by_firmware(rom: str, file: ImageFile | None, setup: Setup, option_roms: list[ImageFile]) -> Image:
+    """Return a machine that starts with the firmware in `rom`, which is to boot `file`.
+
+    Raises:
+        ImageError: the file is nothing that it can boot.
+        ConfigurationError: an option does not go with it.
+    """
+    from pykvm.boot.firmware import boot_firmware
+
+    what = next(iter(recognise(file))) if file is not None else ""
+    if file is not None and what not in (LINUX, BOOT_SECTOR):
+        raise file.error(f"is {what}, and a BIOS boots Linux kernels and floppy disks; leave out --bios")
+    given = {"--append": setup.command_line, "--initrd": setup.initrds} if what != LINUX else {}
+    for option, value in {**given, "--module": setup.modules}.items():
+        if value:
+            raise ConfigurationError(f"{option}: means nothing for what a BIOS boots here; leave it out")
+    return boot_firmware(rom, file, what == LINUX, setup, option_roms)
 
 
 def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:

@@ -62,6 +62,8 @@ def boot(arguments: argparse.Namespace) -> int:
                 append=arguments.append,
                 modules=arguments.module,
                 initrds=arguments.initrd,
+                bios=arguments.bios,
+                option_roms=arguments.option_rom,
                 memory=arguments.memory,
                 cpus=arguments.cpus,
                 irqchip=arguments.irqchip,
@@ -124,7 +126,7 @@ def _prepare_processor(machine: Machine, arguments: argparse.Namespace) -> None:
 
 def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, str]) -> None:
     """Keep a slip of the keyboard from overwriting the image, or two outputs from overwriting each other."""
-    named = {"the image": arguments.image, "--record": arguments.record, "--screenshot": arguments.screenshot}
+    named = {"the image": arguments.image, "--bios": arguments.bios, "--record": arguments.record, "--screenshot": arguments.screenshot}
     files = {os.path.realpath(spec.file): spec.file for spec in arguments.device if spec.file}
     named |= {f"--device {path}": path for path in files.values()}
     named |= {OPTIONS[name]: file_of(target) for name, target in targets.items()}

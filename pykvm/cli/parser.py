@@ -216,7 +216,23 @@ def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_image(boot: argparse.ArgumentParser) -> None:
     address = _checked(parse_address, "an address such as 0x7c00")
     boot.add_argument(
-        "image", metavar="IMAGE", help="Linux, Multiboot or PVH kernel, ELF executable, boot sector or flat binary"
+        "image",
+        metavar="IMAGE",
+        nargs="?",
+        help="Linux, Multiboot or PVH kernel, ELF executable, boot sector, flat binary or BIOS ROM",
+    )
+    boot.add_argument(
+        "--bios",
+        metavar="FILE",
+        help="start with a BIOS, such as SeaBIOS, which then boots IMAGE: a Linux kernel by its 16-bit entry, or a "
+        "floppy disk with a boot sector; without IMAGE it finds nothing to boot",
+    )
+    boot.add_argument(
+        "--option-rom",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a ROM for the BIOS to start, such as a video BIOS; may be given again",
     )
     boot.add_argument("--append", metavar="TEXT", default="", help="command line for a kernel")
     boot.add_argument(

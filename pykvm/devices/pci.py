@@ -6,7 +6,7 @@ bridge); Intel ICH data sheets, "RST_CNT" (reset control, port 0xCF9).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pykvm.devices.device import Device
 from pykvm.devices.pci_function import COMMAND_MASTER, COMMAND_MEMORY, PciFunction, config_header
@@ -29,16 +29,22 @@ CONFIG_DATA, RANGE_BYTES = 4, 8
 _PAM_VALUES = {0: "ROM", 1: "reads RAM", 2: "writes RAM", 3: "RAM"}
 
 
-def _shadow(name: str, offset: int, what: str) -> Register:
+def _shadow(name: str, offset: int, low: int) -> Register:
     fields = (Field("LOW", 0, 2, _PAM_VALUES), Field("HIGH", 4, 2, _PAM_VALUES))
-    return Register(name, offset, fields=fields, doc=f"shadowing of {what}: storage, guest RAM stays as it is")
+    what = f"{low:#x}, and of {low + 0x4000:#x}, 0x4000 bytes each"
+    return Register(name, offset, fields=fields, doc=f"shadowing of {what}")
 
 
 class HostBridge(PciFunction):
     """The 82441FX (440FX) at 00:00.0, as far as software looks: who it is, and registers that keep what is written.
 
-    Differs from the chip: PAM and SMRAM map nothing, RAM below 1 MiB is always readable and writable. The subsystem is
-    QEMU's, by which firmware made for it knows that it need not set up a real memory controller.
+    Differs from the chip: SMRAM maps nothing. In a machine without a ROM, PAM maps nothing either: RAM below 1 MiB is
+    always readable and writable. The subsystem is QEMU's, by which firmware made for it knows that it need not set up
+    a real memory controller.
+
+    Args:
+        on_shadow: called when PAM changes, with what it says of each 16 KiB from 0xC0000 on, and of the 64 KiB from
+            0xF0000 on: 0 is the ROM, 1 reads of RAM, 2 writes to RAM, 3 RAM.
     """
 
     name = "host_bridge"
@@ -46,8 +52,8 @@ class HostBridge(PciFunction):
         *config_header(
             0x8086, 0x1237, 0x060000, revision=2, command=COMMAND_MEMORY | COMMAND_MASTER, subsystem=(0x1AF4, 0x1100)
         ),
-        Register("PAM0", 0x59, fields=(Field("HIGH", 4, 2, _PAM_VALUES),), doc="shadowing of 0xf0000: storage"),
-        *(_shadow(f"PAM{n}", 0x59 + n, f"{0xB8000 + 0x8000 * n:#x} to {0xBFFFF + 0x8000 * n:#x}") for n in range(1, 7)),
+        Register("PAM0", 0x59, fields=(Field("HIGH", 4, 2, _PAM_VALUES),), doc="shadowing of 0xf0000, 0x10000 bytes"),
+        *(_shadow(f"PAM{n}", 0x59 + n, 0xB8000 + 0x8000 * n) for n in range(1, 7)),
         Register(
             "SMRAM",
             0x72,
@@ -57,6 +63,27 @@ class HostBridge(PciFunction):
             doc="system management RAM: storage",
         ),
     )
+
+    def __init__(self, name: str | None = None, on_shadow: Callable[[Sequence[int]], object] = nobody) -> None:
+        super().__init__(name)
+        self.on_shadow = on_shadow
+        self._shadow = self._shadow_now()
+
+    def _shadow_now(self) -> tuple[int, ...]:
+        first, *others = (getattr(self.state, f"pam{n}") for n in range(7))
+        return (*(pam >> shift & 3 for pam in others for shift in (0, 4)), first >> 4 & 3)
+
+    def refresh(self) -> None:
+        """Tell what PAM says, if that is new."""
+        super().refresh()
+        if (now := self._shadow_now()) != self._shadow:
+            self._shadow = now
+            self.on_shadow(now)
+
+    def _set(self, register: Register, value: int) -> None:
+        super()._set(register, value)
+        if register.name.startswith("PAM"):
+            self.refresh()
 
 
 class PciBus(Device):
@@ -68,6 +95,7 @@ class PciBus(Device):
     Args:
         name: short name in traces.
         on_reset: called when the guest resets the machine; SYS_RST and FULL_RST in the state tell how.
+        on_shadow: see `HostBridge`.
     """
 
     name = "pci"
@@ -111,11 +139,16 @@ class PciBus(Device):
 
     state: State
 
-    def __init__(self, name: str | None = None, on_reset: Callable[[], object] = nobody) -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        on_reset: Callable[[], object] = nobody,
+        on_shadow: Callable[[Sequence[int]], object] = nobody,
+    ) -> None:
         super().__init__(name)
         self.on_reset = on_reset
         self._functions: dict[int, PciFunction] = {}
-        self.add(HostBridge(), 0)
+        self.add(HostBridge(on_shadow=on_shadow), 0)
 
     def add(self, function: PciFunction, device: int, function_number: int = 0) -> None:
         """Put `function` into the device with the number `device`.

@@ -69,8 +69,8 @@ class DeviceMap:
     def _refuse_ram(self, name: str, base: int, windows: Sequence[tuple[int, int]]) -> None:
         for offset, size in windows:
             address = base + offset
-            for region in self._memory.regions:
-                if address < region.address + region.size and region.address < address + size:
+            for ram in self._memory.windows:
+                if ram.is_writable and address < ram.address + ram.size and ram.address < address + size:
                     raise ConfigurationError(
                         f"device {name!r} at {address:#x}: is RAM ({self._memory.layout()}); choose another"
                     )

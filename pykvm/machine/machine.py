@@ -18,7 +18,7 @@ from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
 from pykvm.machine.interrupts import UserInterrupts, interrupts
-from pykvm.machine.loading import read_guest, refuse_overwriting, store
+from pykvm.machine.loading import fill, read_guest, refuse_overwriting, store
 from pykvm.machine.msrs import MsrMap
 from pykvm.machine.options import check_options
 from pykvm.machine.outcome import Outcome, Reason
@@ -61,6 +61,7 @@ class Machine:
         serial: takes what the guest sends on COM1, as bytes; `serial.received()` keeps it in any case.
         debug: takes what the guest writes to its debug consoles.
         record: file to record the trace in; without, the last records are kept in memory.
+        rom: a BIOS, with which the machine starts as a PC does when it is switched on: a multiple of 4096 bytes.
 
     Attributes:
         memory: the guest's RAM.
@@ -94,13 +95,14 @@ class Machine:
         serial: Callable[[bytes], object] | None = None,
         debug: Callable[[bytes], object] | None = None,
         record: str | os.PathLike[str] | None = None,
+        rom: bytes | memoryview = b"",
     ) -> None:
         self._vm: KvmVm | None = None
         self.image: Image | None = None
         self._loaded: tuple[int, int] | None = None
         self._flight: FlightRecorder | None = None
         irqchip = check_options(cpus, irqchip, clock)
-        self.memory = GuestMemory(parse_size(memory))
+        self.memory = GuestMemory(parse_size(memory), rom)
         try:
             self._vm = vm = KvmVm(self.memory, irqchip=None if irqchip == "user" else irqchip, cpus=cpus, cpuid=cpuid)
             for _ in range(cpus):
@@ -135,6 +137,7 @@ class Machine:
             on_exit=lambda value: self.stop(Outcome(Reason.EXITED, value=value)),
             on_power_off=lambda: self.stop(Outcome(Reason.POWERED_OFF)),
             on_reset=lambda how: self.stop(Outcome(Reason.RESET, detail=f"by {how}")),
+            on_shadow=self._shadow,
             on_nmi_mask=self._runner.mask_nmi,
             set_irq=self.interrupts.drive,
             device=self.device,
@@ -143,6 +146,11 @@ class Machine:
             wiring.debug = debug
         return wiring
 
+    def _shadow(self, how: Sequence[int]) -> None:
+        assert self._vm is not None
+        self.memory.shadow(how)
+        self._vm.map_memory()
+
     def _describe(self, selected: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         machine = describe(self.bus, selected, self.image, self.memory.size, KvmVm.name, self.interrupts.kind)
         return machine | self.msrs.describe()
@@ -150,7 +158,7 @@ class Machine:
     @classmethod
     def boot(
         cls,
-        image: str | os.PathLike[str],
+        image: str | os.PathLike[str] | None = None,
         *,
         mode: str | StartMode | None = None,
         load: int | str | None = None,
@@ -158,6 +166,8 @@ class Machine:
         append: str = "",
         modules: Sequence[str] = (),
         initrds: Sequence[str | os.PathLike[str]] = (),
+        bios: str | os.PathLike[str] | None = None,
+        option_roms: Sequence[str | os.PathLike[str]] = (),
         **options: Any,
     ) -> Machine:
         """Return a machine with the guest in `image` in its memory and the CPU at its first instruction.
@@ -170,6 +180,8 @@ class Machine:
             append: the kernel's command line.
             modules: files for the kernel, each a path, which text for the kernel may follow behind a space.
             initrds: files that are a Linux or PVH kernel's initial RAM disk, one after another.
+            bios: a BIOS ROM, which then starts the machine and boots `image`, a floppy disk or a Linux kernel, if any.
+            option_roms: further ROMs for the BIOS.
             options: as for `Machine`; interrupt controllers are in the kernel by default for Linux and PVH kernels.
 
         Raises:
@@ -177,7 +189,9 @@ class Machine:
             AcceleratorError, ConfigurationError: as `Machine`.
         """
         refuse_overwriting(image, options.get("record"))
-        read = read_guest(image, mode, load, entry, append, modules, initrds)
+        read = read_guest(image, mode, load, entry, append, modules, initrds, bios, option_roms)
+        if read.bios is not None:
+            options["rom"] = read.bios.data
         if read.wants_kernel_irqchip and options.get("clock") != "virtual" and options.get("irqchip") is None:
             options["irqchip"] = "kernel"
         machine = cls(**options)
@@ -196,6 +210,8 @@ class Machine:
             ConfigurationError: its entry cannot be reached in its mode.
         """
         is_fresh = self._host_changes() == (0, 0)
+        if image.firmware_files or image.firmware_items:
+            fill(self.device("fw_cfg"), image)
         registers, system = start_state(image.mode, image.entry, self.memory)
         store(image, self.memory)
         for name, value in image.registers.items():
@@ -211,7 +227,7 @@ class Machine:
     @property
     def runs_by_itself(self) -> bool:
         """The host has written memory and registers only to `load` one image; devices count as the host."""
-        return self._loaded == self._host_changes()
+        return self._loaded == self._host_changes() and self.memory.rom is None
 
     # ---- devices
 

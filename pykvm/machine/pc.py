@@ -6,9 +6,10 @@ prints does not wait for the rest of the PC.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pykvm.devices.device import Device
+from pykvm.memory import SHADOW_END, SHADOW_START
 from pykvm.model.access import Space
 from pykvm.model.callback import nobody
 from pykvm.model.plain import record
@@ -70,6 +71,7 @@ class Wiring:
         on_exit: takes the guest's exit value.
         on_power_off: called when the guest switches the machine off.
         on_reset: called when the guest resets the machine, with what it used.
+        on_shadow: called with what the guest reads and writes where ROM and RAM are at the same addresses.
         on_nmi_mask: called with whether non-maskable interrupts are kept away from the CPU.
         set_irq: drives an interrupt line by its number.
         device: returns one of the machine's devices by name.
@@ -82,6 +84,7 @@ class Wiring:
     on_exit: Callable[[int], None] = nobody
     on_power_off: Callable[[], None] = nobody
     on_reset: Callable[[str], None] = nobody
+    on_shadow: Callable[[Sequence[int]], None] = nobody
     on_nmi_mask: Callable[[bool], None] = nobody
     set_irq: Callable[[int, bool], None] = nobody
     device: Callable[[str], Device] = _no_device
@@ -210,7 +213,15 @@ def _shutdown(wiring: Wiring) -> Device:
 def _pci(wiring: Wiring) -> Device:
     from pykvm.devices.pci import PciBus
 
-    return PciBus(on_reset=lambda: wiring.on_reset("port 0xcf9"))
+    return PciBus(on_reset=lambda: wiring.on_reset("port 0xcf9"), on_shadow=wiring.on_shadow)
+
+
+def _rom(wiring: Wiring) -> Device:
+    from pykvm.devices.rom import Rom
+
+    memory = wiring.memory
+    assert memory is not None
+    return Rom(on_write=lambda offset, data: memory.write_under_rom(SHADOW_START + offset, data))
 
 
 @record(frozen=True)
@@ -241,6 +252,7 @@ _PLACES = {
     "shutdown": _Place(_shutdown, 0x8900, ((0, 1),)),
     "bochs_power": _Place(_bochs_power, 0xB004, ((0, 2),)),
 }
+_ROM_PLACES = {"rom": _Place(_rom, SHADOW_START, ((0, SHADOW_END - SHADOW_START),), is_memory=True)}
 _TIMER_PLACES = {"pit": _Place(_pit, 0x40, ((0, 4),), (("irq", 0),)), "port_b": _Place(_port_b, 0x61, ((0, 1),))}
 
 
@@ -252,6 +264,8 @@ def parts(wiring: Wiring, irqchip: str = "user") -> tuple[Part, ...]:
         irqchip: with "kernel", the interval timer is in the kernel too.
     """
     places = _PLACES if irqchip == "kernel" else {**_PLACES, **_TIMER_PLACES}
+    if wiring.memory is not None and wiring.memory.rom is not None:
+        places = {**places, **_ROM_PLACES}
 
     def maker(make: Callable[[Wiring], Device]) -> Callable[[], Device]:
         return lambda: make(wiring)

@@ -10,8 +10,9 @@ __all__ = ["Image", "LoadSegment", "StartMode"]
 
 
 class StartMode(Enum):
-    """The CPU mode that a guest starts in."""
+    """The CPU mode that a guest starts in; after a reset, at the reset vector, it is real mode with a base of its own."""
 
+    RESET = "reset"
     REAL = "real"
     PROTECTED = "protected"
     LONG = "long"
@@ -53,6 +54,8 @@ class Image:
         mode: CPU mode at that instruction.
         registers: general registers that the format promises the guest, by name.
         format: what the file is, in words.
+        firmware_files: what fw_cfg has for the machine's firmware, by name.
+        firmware_items: the same, by key.
         has_symbols: the file has a symbol table.
     """
 
@@ -62,6 +65,8 @@ class Image:
     mode: StartMode
     registers: dict[str, int] = field(default_factory=dict)
     format: str = "flat binary"
+    firmware_files: dict[str, bytes] = field(default_factory=dict)
+    firmware_items: dict[int, bytes] = field(default_factory=dict)
     has_symbols: bool = False
 
     @property

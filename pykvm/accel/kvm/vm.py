@@ -86,9 +86,11 @@ class KvmVm:
             raise
         self.vcpus: list[KvmVcpu] = []
         self.stream = KvmStream()
-        self._regions = memory.regions
-        self._buffers = [ffi.from_buffer(region.buffer) for region in memory.regions]
-        self._ram = ffi.new("struct pykvm_ram *", {"count": len(self._buffers)})
+        self._memory = memory
+        regions = (*memory.regions, *([memory.rom] if memory.rom else ()))
+        self._buffers = {id(region): ffi.from_buffer(region.buffer) for region in regions}
+        self._mapped: dict[int, tuple[int, int]] = {}
+        self._ram = ffi.new("struct pykvm_ram *", {"count": len(memory.windows)})
         self._is_logging = False
         try:
             self._create_interrupt_controllers(irqchip)
@@ -97,9 +99,11 @@ class KvmVm:
                 self.file.enable_cap("KVM_CAP_EXIT_ON_EMULATION_FAILURE", 1)
             self.file.set_identity_map_addr(layout.IDENTITY_MAP)
             self.file.set_tss_addr(layout.TSS)
-            self._map_memory()
-            for entry, region, buffer in zip(self._ram.range, self._regions, self._buffers, strict=False):
-                entry.address, entry.size, entry.host = region.address, region.size, ffi.cast("uint8_t *", buffer)
+            if memory.rom and not self._system.check_extension("KVM_CAP_READONLY_MEM"):
+                raise AcceleratorError("no ROM here: this KVM lacks KVM_CAP_READONLY_MEM")
+            for entry, window in zip(self._ram.range, memory.windows, strict=False):
+                entry.address, entry.size = window.address, window.size
+            self.map_memory()
         except BaseException:
             self.close()
             raise
@@ -129,12 +133,29 @@ class KvmVm:
         timer.channels[0].count = 0
         self.file.set_pit2(timer)
 
-    def _map_memory(self) -> None:
-        """Give the guest its memory, or change in place what KVM lets change: the dirty log."""
-        flags = lib.KVM_MEM_LOG_DIRTY_PAGES if self._is_logging else 0
-        for slot, (region, buffer) in enumerate(zip(self._regions, self._buffers, strict=True)):
-            host = int(ffi.cast("uintptr_t", buffer))
-            self.file.set_user_memory_region(slot, flags, region.address, region.size, host)
+    def map_memory(self) -> None:
+        """Give the guest what it is to see of its memory, and log what is to be logged of it.
+
+        Of a window that changes, nothing is there for a moment: a vCPU that runs meanwhile should be elsewhere.
+        """
+        for slot, window in enumerate(self._memory.windows):
+            host = flags = 0
+            if window.region is not None:
+                host = int(ffi.cast("uintptr_t", self._buffers[id(window.region)])) + window.offset
+                flags = lib.KVM_MEM_LOG_DIRTY_PAGES if self._is_logging else 0
+                flags |= 0 if window.is_writable else lib.KVM_MEM_READONLY
+            before = self._mapped.get(slot, (0, 0))
+            if before == (host, flags):
+                continue
+            # KVM changes in place what it logs, and nothing else.
+            if before[0] and (before[0] != host or (before[1] ^ flags) & lib.KVM_MEM_READONLY):
+                self.file.set_user_memory_region(slot, 0, window.address, 0, 0)
+            if host:
+                self.file.set_user_memory_region(slot, flags, window.address, window.size, host)
+            self._mapped[slot] = host, flags
+            entry = self._ram.range[slot]
+            entry.is_writable = window.is_writable
+            entry.host = ffi.cast("uint8_t *", host)
 
     def create_vcpu(self) -> KvmVcpu:
         """Return the next vCPU, with its CPUID answers.
@@ -236,7 +257,7 @@ class KvmVm:
         """Begin to log which pages the guest writes, or end it."""
         if on != self._is_logging:
             self._is_logging = on
-            self._map_memory()
+            self.map_memory()
 
     def dirty_pages(self) -> list[int]:
         """Return the guest-physical addresses of pages written since the last call, in order, and start anew.
@@ -250,8 +271,9 @@ class KvmVm:
         if not self._is_logging:
             raise ConfigurationError("dirty pages are not logged; call log_dirty_pages(True) first")
         return [
-            region.address + PAGE_BYTES * (8 * at + bit)
-            for slot, region in enumerate(self._regions)
+            window.address + PAGE_BYTES * (8 * at + bit)
+            for slot, window in enumerate(self._memory.windows)
+            if window.region is not None
             for at, byte in enumerate(self.file.get_dirty_log(slot))
             if byte
             for bit in range(8)
@@ -284,6 +306,6 @@ class KvmVm:
             self.file.close()
             self._system.close()
         finally:
-            for buffer in self._buffers:
+            for buffer in self._buffers.values():
                 ffi.release(buffer)  # an exception's traceback may still hold it, and the memory could not be unmapped
-            self._buffers = []
+            self._buffers = {}

@@ -10,7 +10,8 @@
     0x000a_0000  (video memory and ROM on a PC)
     0x0010_0000  flat image                  protected and long mode
     0xc000_0000  hole up to 4 GiB: devices
-    0xfffb_c000  KVM's identity-map page and TSS, for old VT-x processors
+    0xfeff_c000  KVM's identity-map page and TSS, for old VT-x processors
+    0xff80_0000  ROM, 8 MiB at most, up to 4 GiB; its last 128 KiB are at 0x000e_0000, too
     0x1_0000_0000  the rest of the RAM
 """
 
@@ -33,5 +34,5 @@ PAGE_TABLES_BYTES = 0x6000
 BOOT_SECTOR = 0x7C00
 PROTECTED_STACK = 0x80000
 FLAT_IMAGE = 0x100000
-IDENTITY_MAP = 0xFFFBC000
-TSS = 0xFFFBD000
+IDENTITY_MAP = 0xFEFFC000
+TSS = 0xFEFFD000

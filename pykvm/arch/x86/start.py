@@ -17,6 +17,7 @@ REAL_MODE_END = 0x10FFEF
 
 CR0_PE = 1 << 0
 CR0_ET = 1 << 4
+CR0_RESET = 0x60000010
 CR0_PG = 1 << 31
 CR4_PAE = 1 << 5
 EFER_LME = 1 << 8
@@ -26,6 +27,7 @@ PTE_PRESENT_WRITABLE = 0x3
 PDE_LARGE = 0x80
 
 LEAST_STACK_BYTES = 1024
+FAMILY_6 = 0x600
 
 CODE32, DATA, CODE64, TASK = 0x08, 0x10, 0x18, 0x20
 _GDT = (
@@ -39,7 +41,7 @@ _GDT = (
 
 def tables_bytes(mode: StartMode) -> tuple[tuple[int, int], ...]:
     """Return the (address, size) ranges that `start_state` writes in `mode`, so that an image can avoid them."""
-    if mode is StartMode.REAL:
+    if mode in (StartMode.RESET, StartMode.REAL):
         return ()
     gdt = (layout.GDT, 8 * len(_GDT))
     return (gdt,) if mode is StartMode.PROTECTED else (gdt, (layout.PAGE_TABLES, layout.PAGE_TABLES_BYTES))
@@ -48,12 +50,14 @@ def tables_bytes(mode: StartMode) -> tuple[tuple[int, int], ...]:
 def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Registers, SystemRegisters]:
     """Return the registers for a guest that starts at linear address `entry`, its tables written to `memory`.
 
-    Real mode: as a BIOS hands over to a boot sector (segments 0, stack below 0x7c00). Protected mode: flat 32-bit
+    Reset: as the processor comes out of it (Intel SDM vol. 3, 9.1.1). Real mode: as a BIOS hands over to a boot sector (segments 0, stack below 0x7c00). Protected mode: flat 32-bit
     segments, paging off. Long mode: 64-bit, the first 4 GiB identity-mapped with 2 MiB pages. Interrupts are off.
 
     Raises:
         ConfigurationError: `entry` cannot be reached in this mode, or the memory is too small for the tables.
     """
+    if mode is StartMode.RESET:
+        return _reset(entry)
     if mode is StartMode.REAL:
         return _real(entry)
     if entry >> 32:
@@ -67,6 +71,13 @@ def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Regis
     registers = Registers(rip=entry, rsp=stack, rbp=stack, rflags=2)
     memory.write(layout.GDT, struct.pack(f"<{len(_GDT)}Q", *_GDT))
     return registers, _protected() if mode is StartMode.PROTECTED else _long(memory)
+
+
+def _reset(entry: int) -> tuple[Registers, SystemRegisters]:
+    system = SystemRegisters(cr0=CR0_RESET)
+    system.cs.selector, system.cs.base = 0xF000, entry & 0xFFFF0000
+    system.idt.limit = 0x3FF
+    return Registers(rip=entry & 0xFFFF, rdx=FAMILY_6, rflags=2), system
 
 
 def _real(entry: int) -> tuple[Registers, SystemRegisters]:
