@@ -103,7 +103,7 @@ def read_guest(
     if file is not None and rom is None and next(iter(recognise(file))) == BIOS_ROM:
         file, rom = None, file
     if file is None and rom is None:
-        raise ConfigurationError("nothing to boot; name an image, or a BIOS")
+        raise ConfigurationError("nothing to boot; name an IMAGE, or a BIOS with --bios; see pykvm boot --help")
     for option, value in (("mode", mode), ("load", load), ("entry", entry)):
         if rom is not None and value is not None:
             raise ConfigurationError(f"--{option}: means nothing where a BIOS starts the machine; leave it out")

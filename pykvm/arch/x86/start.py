@@ -29,21 +29,20 @@ PDE_LARGE = 0x80
 LEAST_STACK_BYTES = 1024
 FAMILY_6 = 0x600
 
-CODE32, DATA, CODE64, TASK = 0x08, 0x10, 0x18, 0x20
-_GDT = (
-    0,
-    0x00CF9B000000FFFF,  # CODE32: base 0, limit 4 GiB, execute/read, accessed
-    0x00CF93000000FFFF,  # DATA: base 0, limit 4 GiB, read/write, accessed
-    0x00AF9B000000FFFF,  # CODE64: L flag
-    0x00008B0000000067,  # TASK: busy 32-bit TSS, limit 0x67
-)
+CODE, DATA, TASK = 0x10, 0x18, 0x20
+"""Selectors, the first two as Linux wants them (Documentation/arch/x86/boot.rst, __BOOT_CS and __BOOT_DS)."""
+_CODE_32 = 0x00CF9B000000FFFF  # base 0, limit 4 GiB, execute/read, accessed
+_CODE_64 = 0x00AF9B000000FFFF  # with the L flag
+_DATA = 0x00CF93000000FFFF  # base 0, limit 4 GiB, read/write, accessed
+_TASK = 0x00008B0000000067  # busy 32-bit TSS, limit 0x67
+_GDT_BYTES = 8 * 5
 
 
 def tables_bytes(mode: StartMode) -> tuple[tuple[int, int], ...]:
     """Return the (address, size) ranges that `start_state` writes in `mode`, so that an image can avoid them."""
     if mode in (StartMode.RESET, StartMode.REAL):
         return ()
-    gdt = (layout.GDT, 8 * len(_GDT))
+    gdt = (layout.GDT, _GDT_BYTES)
     return (gdt,) if mode is StartMode.PROTECTED else (gdt, (layout.PAGE_TABLES, layout.PAGE_TABLES_BYTES))
 
 
@@ -69,7 +68,8 @@ def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Regis
         )
     stack = min(layout.PROTECTED_STACK, memory.size)
     registers = Registers(rip=entry, rsp=stack, rbp=stack, rflags=2)
-    memory.write(layout.GDT, struct.pack(f"<{len(_GDT)}Q", *_GDT))
+    code = _CODE_64 if mode is StartMode.LONG else _CODE_32
+    memory.write(layout.GDT, struct.pack("<5Q", 0, 0, code, _DATA, _TASK))
     return registers, _protected() if mode is StartMode.PROTECTED else _long(memory)
 
 
@@ -104,7 +104,7 @@ def _flat(selector: int, type_: int, *, long: int = 0) -> Segment:
 def _protected() -> SystemRegisters:
     data = [_flat(DATA, 3) for _ in range(5)]
     return SystemRegisters(
-        cs=_flat(CODE32, 11),
+        cs=_flat(CODE, 11),
         ds=data[0],
         es=data[1],
         fs=data[2],
@@ -112,7 +112,7 @@ def _protected() -> SystemRegisters:
         ss=data[4],
         tr=Segment(base=0, limit=0x67, selector=TASK, type=11, s=0),
         ldt=Segment(limit=0, type=2, s=0, unusable=1),
-        gdt=DescriptorTable(layout.GDT, 8 * len(_GDT) - 1),
+        gdt=DescriptorTable(layout.GDT, _GDT_BYTES - 1),
         idt=DescriptorTable(0, 0),
         cr0=CR0_PE | CR0_ET,
     )
@@ -124,7 +124,7 @@ def _long(memory: GuestMemory) -> SystemRegisters:
     memory.write(pdpt, struct.pack("<4Q", *(directories + n * PAGE_BYTES | PTE_PRESENT_WRITABLE for n in range(4))))
     memory.write(directories, struct.pack("<2048Q", *(n << 21 | PDE_LARGE | PTE_PRESENT_WRITABLE for n in range(2048))))
     system = _protected()
-    system.cs = _flat(CODE64, 11, long=1)
+    system.cs = _flat(CODE, 11, long=1)
     system.cr0 |= CR0_PG
     system.cr3 = pml4
     system.cr4 = CR4_PAE

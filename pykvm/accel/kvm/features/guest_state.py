@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pykvm.accel.kvm.cpuid import CpuidEntry
 from pykvm.accel.kvm.probe import MARK, MEMORY_BYTES, Trial
 from pykvm.arch.x86 import layout
-from pykvm.arch.x86.start import CODE32, CODE64
+from pykvm.arch.x86.start import CODE
 from pykvm.memory import PAGE_BYTES
 from pykvm.model.registers import DescriptorTable, Segment
 
@@ -66,14 +66,14 @@ def real_mode_vector(trial: Trial, vector: int, handler: bytes = RETURN) -> None
 def gate_32(trial: Trial, vector: int, handler: bytes = RETURN) -> None:
     """Handle an interrupt or exception in 32-bit ring 0."""
     trial.memory.write(HANDLER, handler)
-    trial.memory.write(IDT + 8 * vector, struct.pack("<HHHH", HANDLER, CODE32, 0x8E00, 0))
+    trial.memory.write(IDT + 8 * vector, struct.pack("<HHHH", HANDLER, CODE, 0x8E00, 0))
     trial.system.idt = DescriptorTable(IDT, 0x7FF)
 
 
 def gate_64(trial: Trial, vector: int, handler: bytes = RETURN_64) -> None:
     """Handle an interrupt or exception in 64-bit ring 0; ring 3 may cause it by `int` too."""
     trial.memory.write(HANDLER, handler)
-    trial.memory.write(IDT + 16 * vector, struct.pack("<HHHHQ", HANDLER, CODE64, 0xEE00, 0, 0))
+    trial.memory.write(IDT + 16 * vector, struct.pack("<HHHHQ", HANDLER, CODE, 0xEE00, 0, 0))
     trial.system.idt = DescriptorTable(IDT, 0xFFF)
 
 
