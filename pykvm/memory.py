@@ -145,7 +145,11 @@ class GuestMemory:
     def write_under_rom(self, address: int, data: bytes) -> None:
         """Take a guest's write where it reads ROM: the RAM under it has it, or nobody."""
         for (start, size), how in zip(SHADOWED, self._shadow, strict=True):
-            if start <= address and address + len(data) <= start + size and how & (READS_RAM | WRITES_RAM) == WRITES_RAM:
+            if (
+                start <= address
+                and address + len(data) <= start + size
+                and how & (READS_RAM | WRITES_RAM) == WRITES_RAM
+            ):
                 self.write(address, data)
 
     def read_visible(self, address: int, size: int) -> bytes:

@@ -8,42 +8,70 @@ an option ROM, "genroms/NAME", which puts it in place and jumps to its 16-bit en
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Setup
-from pykvm.model.image import Image, StartMode
+from pykvm.memory import LOW_ROM_BYTES, MAX_ROM_BYTES, PAGE_BYTES, SHADOW_END
+from pykvm.model.image import Image, LoadSegment, StartMode
 
-__all__ = ["RESET_VECTOR", "boot_firmware", "is_rom"]
+__all__ = ["RESET_VECTOR", "boot_firmware", "find_bios", "is_rom", "video_bios"]
 
 RESET_VECTOR = 0xFFFFFFF0
 ROM_UNIT = 64 << 10
-MOST_ROM_BYTES = 8 << 20
+FOUR_GIB = 1 << 32
 _JUMPS = (b"\xea", b"\xe9", b"\xeb", b"\x90\x90\xe9", b"\x0f\x09\xe9")
 """How the code at the reset vector begins: with a jump, maybe behind NOPs or WBINVD."""
 VIDEO_SIGNATURE_AT, VIDEO_SIGNATURE = 0x1E, b"IBM"
+BIOS_PLACES = (
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/bios-256k.bin",
+    "/usr/local/share/qemu/bios-256k.bin",
+)
+"""Where distributions put SeaBIOS: Debian, Ubuntu and Fedora; Arch and openSUSE; QEMU's own installation."""
+VIDEO_BIOS = "vgabios-isavga.bin"
 FLOPPY_KIB = (160, 180, 320, 360, 720, 1200, 1440, 2880)
 
 
 def is_rom(file: ImageFile) -> bool:
     """Tell whether `file` looks like a BIOS ROM: of such a size, and with a jump at the reset vector."""
     size = len(file.data)
-    return not size % ROM_UNIT and 0 < size <= MOST_ROM_BYTES and bytes(file.data[-16:]).startswith(_JUMPS)
+    return not size % ROM_UNIT and 0 < size <= MAX_ROM_BYTES and bytes(file.data[-16:]).startswith(_JUMPS)
 
 
-def boot_firmware(rom: str, file: ImageFile | None, is_linux: bool, setup: Setup, option_roms: list[ImageFile]) -> Image:
+def find_bios() -> str | None:
+    """Return the path of the BIOS that is installed on this host; None for none."""
+    return next((path for path in BIOS_PLACES if os.path.isfile(path)), None)
+
+
+def video_bios(bios: str) -> str | None:
+    """Return the path of the video BIOS that came with `bios`; None for none."""
+    path = os.path.join(os.path.dirname(bios), VIDEO_BIOS)
+    return path if os.path.isfile(path) else None
+
+
+def boot_firmware(firmware: Sequence[ImageFile], file: ImageFile | None, is_linux: bool, setup: Setup) -> Image:
     """Return a machine that starts with its firmware.
 
     Args:
-        rom: path of the BIOS.
+        firmware: the BIOS, and further ROMs for it.
         file: what it is to boot, a floppy disk or a Linux kernel; None for nothing.
         is_linux: which of them.
         setup: what the kernel is to be told.
-        option_roms: further ROMs.
 
     Raises:
-        ImageError: the file is no floppy disk, or there is no room for the kernel.
+        ImageError: the BIOS or the floppy disk is none, or there is no room for the kernel.
     """
-    files, items = {}, {}
+    bios, *option_roms = firmware
+    size = len(bios.data)
+    if size % PAGE_BYTES or size > MAX_ROM_BYTES:
+        raise bios.error(f"is {size} bytes, and a BIOS ROM is a multiple of 4096, {MAX_ROM_BYTES} at most")
+    if setup.ram[0][1] < SHADOW_END:
+        raise bios.error("a BIOS needs --memory 1M or more")
+    low = min(size, LOW_ROM_BYTES)
+    roms = LoadSegment(FOUR_GIB - size, bios.data), LoadSegment(SHADOW_END - low, bios.data[size - low :])
+    files: dict[str, bytes] = {}
+    items: dict[int, bytes] = {}
     for option_rom in option_roms:
         is_video = bytes(option_rom.data[VIDEO_SIGNATURE_AT:][:3]) == VIDEO_SIGNATURE
         name = os.path.basename(option_rom.path)
@@ -57,7 +85,16 @@ def boot_firmware(rom: str, file: ImageFile | None, is_linux: bool, setup: Setup
     elif file is not None:
         files[f"floppyimg/{os.path.basename(file.path)}"[:55]] = _floppy(file)
         what = "BIOS ROM, to boot a floppy disk"
-    return Image(rom, (), RESET_VECTOR, StartMode.RESET, format=what, firmware_files=files, firmware_items=items)
+    return Image(
+        bios.path,
+        (),
+        RESET_VECTOR,
+        StartMode.RESET,
+        format=what,
+        roms=roms,
+        firmware_files=files,
+        firmware_items=items,
+    )
 
 
 def _floppy(file: ImageFile) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pykvm.boot.flat import load_flat
 from pykvm.boot.image_file import ImageFile
 from pykvm.errors import ConfigurationError
@@ -11,10 +13,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.boot.setup import Setup
 
-__all__ = ["BIOS_ROM", "FLAT", "LINUX", "PVH", "load_by_firmware", "load_image", "recognise"]
+__all__ = [
+    "BIOS_ROM",
+    "FLAT",
+    "LINUX",
+    "PVH",
+    "VMLINUX",
+    "first_of",
+    "load_by_firmware",
+    "load_image",
+    "needs_bios",
+    "recognise",
+]
 
 FLAT, BOOT_SECTOR, ELF, LINUX = "a flat binary", "a boot sector", "ELF", "Linux"
 BIOS_ROM, MULTIBOOT_1, MULTIBOOT_2, PVH = "a BIOS ROM", "Multiboot 1", "Multiboot 2", "PVH"
+VMLINUX = "unpacked Linux"
 _ELF_MAGIC = b"\x7fELF"
 _MULTIBOOT_MAGIC, _SEARCHED_BYTES = b"\x02\xb0\xad\x1b", 8192
 _MULTIBOOT2_MAGIC, _SEARCHED_BYTES_2 = b"\xd6\x50\x52\xe8", 32768
@@ -74,6 +88,16 @@ def _pvh(file: ImageFile) -> Found:
     return entry is not None, "no such ELF note" if entry is None else f"ELF note with the entry {entry:#x}"
 
 
+def _vmlinux(file: ImageFile) -> Found:
+    if bytes(file.data[:4]) != _ELF_MAGIC:
+        return False, "no ELF"
+    from pykvm.boot.elf import Elf
+    from pykvm.boot.linux import BANNER, has_banner
+
+    is_found = has_banner(Elf(file))
+    return is_found, f"ELF with{'' if is_found else 'out'} the text {BANNER.decode()!r} in it"
+
+
 def _linux(file: ImageFile) -> Found:
     is_there = bytes(file.data[_LINUX_SIGNATURE_AT:][:4]) == _LINUX_SIGNATURE
     return is_there, f"{'' if is_there else 'no '}HdrS at offset {_LINUX_SIGNATURE_AT:#x}"
@@ -96,6 +120,7 @@ _PROBES = {
     MULTIBOOT_2: _multiboot2,
     MULTIBOOT_1: _multiboot1,
     PVH: _pvh,
+    VMLINUX: _vmlinux,
     ELF: _elf,
     LINUX: _linux,
     BIOS_ROM: _bios_rom,
@@ -108,13 +133,19 @@ _OPTIONS = {
     MULTIBOOT_1: ("--append", "--module"),
     PVH: ("--append", "--module", "--initrd"),
     ELF: (),
+    VMLINUX: ("--append", "--initrd"),
     LINUX: ("--append", "--initrd"),
 }
 """What goes with a format."""
 
 
 def load_image(
-    file: ImageFile, setup: Setup, mode: StartMode | None = None, load: int | None = None, entry: int | None = None
+    file: ImageFile,
+    setup: Setup,
+    mode: StartMode | None = None,
+    load: int | None = None,
+    entry: int | None = None,
+    formats: dict[str, str] | None = None,
 ) -> Image:
     """Return the guest in `file`.
 
@@ -124,13 +155,16 @@ def load_image(
         mode: of a flat binary: CPU mode that it is written for; real by default.
         load: of a flat binary: where it goes; see `load_flat`.
         entry: of a flat binary: its first instruction.
+        formats: what it was recognised as, if that is known already.
 
     Raises:
         ImageError: it is damaged, or cannot be booted.
         ConfigurationError: an option does not go with its format.
     """
-    looked = recognise(file)
-    what = next(iter(looked))
+    looked = formats or recognise(file)
+    what = first_of(looked)
+    if what == BIOS_ROM:
+        return load_by_firmware([file], None, {}, setup)
     is_flat = what in (FLAT, BOOT_SECTOR)
     if what == FLAT and mode is None and load is None and entry is None:
         _refuse_foreign(file, looked)
@@ -140,26 +174,53 @@ def load_image(
     given = [option for option, value in options.items() if value and option not in allowed]
     if given:
         raise ConfigurationError(f"{given[0]}: means nothing for {file.path!r}, which is {what}; leave it out")
-    return load_flat(file, mode or StartMode.REAL, load, entry) if is_flat else _kernel(file, what, setup)
+    if is_flat:
+        return load_flat(file, mode or StartMode.REAL, load, entry, setup.ram[0][1])
+    return _kernel(file, what, setup)
 
 
-def load_by_firmware(rom: str, file: ImageFile | None, setup: Setup, option_roms: list[ImageFile]) -> Image:
-    """Return a machine that starts with the firmware in `rom`, which is to boot `file`.
+def first_of(formats: dict[str, str]) -> str:
+    """Return what a file is, of what `recognise` has returned."""
+    return next(iter(formats))
+
+
+def needs_bios(file: ImageFile) -> bool:
+    """Tell whether only a BIOS can start `file`, which is `LINUX`.
 
     Raises:
-        ImageError: the file is nothing that it can boot.
+        ImageError: it is damaged.
+    """
+    from pykvm.boot.linux import has_16bit_entry_only
+
+    return has_16bit_entry_only(file)
+
+
+def load_by_firmware(
+    firmware: Sequence[ImageFile], file: ImageFile | None, formats: dict[str, str], setup: Setup
+) -> Image:
+    """Return a machine that starts with a BIOS.
+
+    Args:
+        firmware: the BIOS, and further ROMs for it.
+        file: what it is to boot; None for nothing.
+        formats: what that was recognised as.
+        setup: what the guest is told.
+
+    Raises:
+        ImageError: the file is nothing that a BIOS can boot.
         ConfigurationError: an option does not go with it.
     """
     from pykvm.boot.firmware import boot_firmware
 
-    what = next(iter(recognise(file))) if file is not None else ""
+    what = first_of(formats) if file is not None else "no image"
     if file is not None and what not in (LINUX, BOOT_SECTOR):
         raise file.error(f"is {what}, and a BIOS boots Linux kernels and floppy disks; leave out --bios")
-    given = {"--append": setup.command_line, "--initrd": setup.initrds} if what != LINUX else {}
-    for option, value in {**given, "--module": setup.modules}.items():
-        if value:
-            raise ConfigurationError(f"{option}: means nothing for what a BIOS boots here; leave it out")
-    return boot_firmware(rom, file, what == LINUX, setup, option_roms)
+    options = {"--append": setup.command_line, "--module": setup.modules, "--initrd": setup.initrds}
+    allowed = _OPTIONS[LINUX] if what == LINUX else ()
+    for option, value in options.items():
+        if value and option not in allowed:
+            raise ConfigurationError(f"{option}: means nothing for {what} that a BIOS boots; leave it out")
+    return boot_firmware(firmware, file, what == LINUX, setup)
 
 
 def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
@@ -179,9 +240,9 @@ def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
         from pykvm.boot.elf import load_elf
 
         return load_elf(file)
-    from pykvm.boot.linux import load_linux
+    from pykvm.boot.linux import load_linux, load_vmlinux
 
-    return load_linux(file, setup)
+    return load_vmlinux(file, setup) if what == VMLINUX else load_linux(file, setup)
 
 
 def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:

@@ -1,21 +1,22 @@
-"""Linux kernels as distributions have them, bzImage (Linux, Documentation/arch/x86/boot.rst and zero-page.rst).
+"""Linux kernels, bzImage and vmlinux (Linux, Documentation/arch/x86/boot.rst and zero-page.rst).
 
 The kernel starts at its 64-bit entry where it has one, else at its 32-bit entry; the real-mode code at the beginning of
-the file is left out, since what it would ask the BIOS for is in the zero page already.
+a bzImage is left out, since what it would ask the BIOS for is in the zero page already. A vmlinux, the kernel as its
+linker left it, has no setup header, and gets one that says what is so for every kernel of its time.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 
+from pykvm.boot.elf import PT_LOAD, Elf, load_segments, refuse_foreign
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import as_text
 from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.model.plain import record
 
-__all__ = ["Header", "load_linux"]
+__all__ = ["Header", "has_16bit_entry_only", "has_banner", "load_linux", "load_vmlinux"]
 
 SECTOR_BYTES = 512
 HEADER_AT, SIGNATURE_AT = 0x1F1, 0x202
@@ -24,11 +25,16 @@ OLDEST = 0x206
 LOADED_HIGH, HAS_64BIT_ENTRY = 1, 1
 ENTRY_64 = 0x200
 HIGH = 0x100000
+ONLY_16BIT = "starts at its 16-bit entry only, for which there must be a BIOS: install SeaBIOS, or see --bios"
 UNKNOWN_LOADER = 0xFF
 ZERO_PAGE_BYTES = 4096
 MOST_RANGES = 128
 ZERO_PAGE_LOW = 0x10000
 FOUR_GIB = 1 << 32
+BANNER = b"Linux version "
+"""How the text begins that each kernel greets with, and that `strings` finds in it."""
+SEARCHED_BYTES = 1 << 20
+VMLINUX_COMMAND_LINE_MOST = 2047
 # Places in the zero page.
 RSDP_AT, RANGE_COUNT_AT, RANGES_AT = 0x070, 0x1E8, 0x2D0
 LOADER_AT, INITRD_AT, COMMAND_LINE_AT = 0x210, 0x218, 0x228
@@ -49,6 +55,7 @@ class Header:
         has_64bit_entry: there is one.
         initrd_most: highest address that an initial RAM disk may have.
         command_line_most: bytes that the command line may have, without the zero at its end.
+        raw: the header itself, from offset 0x1f1 on.
     """
 
     version: int
@@ -59,6 +66,7 @@ class Header:
     has_64bit_entry: bool
     initrd_most: int
     command_line_most: int
+    raw: bytes
 
 
 def read_header(file: ImageFile) -> Header:
@@ -69,10 +77,10 @@ def read_header(file: ImageFile) -> Header:
     """
     sectors = file.unpack("<B", HEADER_AT, "the setup header")[0] or 4
     (version,) = file.unpack("<H", 0x206, "the version of the boot protocol")
-    (flags,) = file.unpack("<B", 0x211, "the load flags")
-    if version < OLDEST or not flags & LOADED_HIGH:
+    if has_16bit_entry_only(file):
         found = f"{version >> 8}.{version & 0xFF:02}"
-        raise file.error(f"is a Linux kernel of boot protocol {found}; the oldest that can be booted is 2.06")
+        raise file.error(f"is a Linux kernel of boot protocol {found}, which {ONLY_16BIT}")
+    end = SIGNATURE_AT + file.data[SIGNATURE_AT - 1]
     fields = file.unpack("<IIBBHI", 0x22C, "the setup header")
     initrd_most, _, relocatable, _, loads, command_line_most = fields
     preferred, size = HIGH, len(file.data)
@@ -87,7 +95,18 @@ def read_header(file: ImageFile) -> Header:
         has_64bit_entry=version >= 0x20C and bool(loads & HAS_64BIT_ENTRY),
         initrd_most=initrd_most,
         command_line_most=command_line_most,
+        raw=bytes(file.part(HEADER_AT, end - HEADER_AT, "the setup header")),
     )
+
+
+def has_16bit_entry_only(file: ImageFile) -> bool:
+    """Tell whether a BIOS has to be there to start the kernel `file`.
+
+    Raises:
+        ImageError: the setup header is cut.
+    """
+    version, flags, entry = file.unpack("<HxxxxxxxxxBxxI", 0x206, "the setup header")
+    return version < OLDEST or not flags & LOADED_HIGH or not entry
 
 
 def load_linux(file: ImageFile, setup: Setup) -> Image:
@@ -98,18 +117,71 @@ def load_linux(file: ImageFile, setup: Setup) -> Image:
     """
     header = read_header(file)
     kernel = _place_kernel(file, header, setup)
-    initrd = _place_initrd(file, header, setup, kernel)
-    firmware = setup.firmware((kernel,))
+    entry = kernel.address + (ENTRY_64 if header.has_64bit_entry else 0)
+    what = f"Linux kernel, boot protocol {header.version >> 8}.{header.version & 0xFF:02}"
+    return _image(file, header, setup, (kernel,), entry, what)
+
+
+def has_banner(elf: Elf) -> bool:
+    """Tell whether an ELF file is a Linux kernel, by the text that each of them has."""
+    data = elf.file.data
+    for segment in elf.segments:
+        if segment.type != PT_LOAD:
+            continue
+        end = min(segment.offset + segment.file_bytes, len(data))
+        for at in range(segment.offset, end, SEARCHED_BYTES):
+            if BANNER in bytes(data[at : min(at + SEARCHED_BYTES + len(BANNER), end)]):
+                return True
+    return False
+
+
+def load_vmlinux(file: ImageFile, setup: Setup) -> Image:
+    """Return the unpacked kernel `file`, with its zero page, command line and initial RAM disk.
+
+    Raises:
+        ImageError: it is damaged, or there is no room for it.
+    """
+    elf = Elf(file)
+    refuse_foreign(elf)
+    segments = elf.loaded()
+    kernel = load_segments(elf, segments)
+    header = _vmlinux_header(elf.is_64bit, kernel[0].address, kernel[-1].end - kernel[0].address)
+    what = f"Linux kernel, unpacked, ELF{64 if elf.is_64bit else 32}"
+    return _image(file, header, setup, kernel, elf.physical_entry(segments), what, elf.has_symbols)
+
+
+def _vmlinux_header(is_64bit: bool, address: int, size: int) -> Header:
+    version, initrd_most = 0x20F, 0x7FFFFFFF
+    raw = bytearray(0x264 - HEADER_AT)
+    struct.pack_into("<HH4sH", raw, 0x1FE - HEADER_AT, 0xAA55, 0x62EB, b"HdrS", version)
+    raw[0x211 - HEADER_AT] = LOADED_HIGH
+    fields = initrd_most, 0x200000, 0, 21, is_64bit, VMLINUX_COMMAND_LINE_MOST
+    struct.pack_into("<IIBBHI", raw, 0x22C - HEADER_AT, *fields)
+    struct.pack_into("<QI", raw, 0x258 - HEADER_AT, address, size)
+    return Header(version, 0, False, address, size, is_64bit, initrd_most, VMLINUX_COMMAND_LINE_MOST, bytes(raw))
+
+
+def _image(
+    file: ImageFile,
+    header: Header,
+    setup: Setup,
+    kernel: tuple[LoadSegment, ...],
+    entry: int,
+    what: str,
+    has_symbols: bool = False,
+) -> Image:
+    initrd = _place_initrd(file, header, setup, kernel[-1])
+    firmware = setup.firmware(kernel)
     rsdp = firmware[0].address if firmware else 0
-    zero_page = _zero_page(file, header, setup, (kernel, *initrd), rsdp)
-    is_long = header.has_64bit_entry
+    zero_page = _zero_page(file, header, setup, kernel, initrd, rsdp)
     return Image(
         path=file.path,
-        segments=(kernel, *initrd, zero_page, *firmware),
-        entry=kernel.address + (ENTRY_64 if is_long else 0),
-        mode=StartMode.LONG if is_long else StartMode.PROTECTED,
+        segments=(*kernel, *initrd, zero_page, *firmware),
+        entry=entry,
+        mode=StartMode.LONG if header.has_64bit_entry else StartMode.PROTECTED,
         registers={"rsi": zero_page.address, "rbp": 0},
-        format=f"Linux kernel, boot protocol {header.version >> 8}.{header.version & 0xFF:02}",
+        format=what,
+        has_symbols=has_symbols,
     )
 
 
@@ -136,7 +208,14 @@ def _place_initrd(file: ImageFile, header: Header, setup: Setup, kernel: LoadSeg
     return (LoadSegment(address, data),)
 
 
-def _zero_page(file: ImageFile, header: Header, setup: Setup, taken: Sequence[LoadSegment], rsdp: int) -> LoadSegment:
+def _zero_page(
+    file: ImageFile,
+    header: Header,
+    setup: Setup,
+    kernel: tuple[LoadSegment, ...],
+    initrds: tuple[LoadSegment, ...],
+    rsdp: int,
+) -> LoadSegment:
     """Return struct boot_params with the command line behind it."""
     command_line = as_text(setup.command_line)
     if len(command_line) - 1 > header.command_line_most:
@@ -144,16 +223,15 @@ def _zero_page(file: ImageFile, header: Header, setup: Setup, taken: Sequence[Lo
             f"the command line has {len(command_line) - 1} bytes, and this kernel takes {header.command_line_most}"
         )
     size = ZERO_PAGE_BYTES + len(command_line)
-    address = free_place(size, taken, ZERO_PAGE_LOW, min(setup.ram[0][1], LOWER_BYTES))
+    address = free_place(size, (*kernel, *initrds), ZERO_PAGE_LOW, min(setup.ram[0][1], LOWER_BYTES))
     if address is None:
         raise file.error(f"no room for {size:#x} bytes below 640 KiB; see --memory")
     page = bytearray(ZERO_PAGE_BYTES)
     page[: len(SCREEN)] = SCREEN
     page[RSDP_AT : RSDP_AT + 8] = rsdp.to_bytes(8, "little")
-    header_end = SIGNATURE_AT + file.data[SIGNATURE_AT - 1]
-    page[HEADER_AT:header_end] = file.part(HEADER_AT, header_end - HEADER_AT, "the setup header")
+    page[HEADER_AT : HEADER_AT + len(header.raw)] = header.raw
     page[LOADER_AT] = UNKNOWN_LOADER
-    initrd = taken[1] if len(taken) > 1 else LoadSegment(0, b"")
+    initrd = initrds[0] if initrds else LoadSegment(0, b"")
     struct.pack_into("<II", page, INITRD_AT, initrd.address, initrd.size)
     struct.pack_into("<I", page, COMMAND_LINE_AT, address + ZERO_PAGE_BYTES)
     ranges = setup.memory_map()[:MOST_RANGES]

@@ -53,28 +53,9 @@ def boot(arguments: argparse.Namespace) -> int:
             for name, target in targets.items()
         }
         debug = _debug_sink(arguments.trace, stack)
-        machine = stack.enter_context(
-            Machine.boot(
-                arguments.image,
-                mode=arguments.mode,
-                load=arguments.load,
-                entry=arguments.entry,
-                append=arguments.append,
-                modules=arguments.module,
-                initrds=arguments.initrd,
-                bios=arguments.bios,
-                option_roms=arguments.option_rom,
-                memory=arguments.memory,
-                cpus=arguments.cpus,
-                irqchip=arguments.irqchip,
-                clock=arguments.clock,
-                cpuid={name: value for policy in arguments.cpuid for name, value in policy.items()},
-                msrs=arguments.msrs,
-                serial=sinks["com1"],
-                debug=display.debug(debug) if display else debug,
-                record=arguments.record,
-            )
-        )
+        debug = display.debug(debug) if display else debug
+        machine = stack.enter_context(_machine(arguments, sinks["com1"], debug))
+        _say_bios(machine, arguments)
         attach(machine)
         _prepare_processor(machine, arguments)
         lines = connect_ports(machine, targets, sinks, backends, partial(_say_place, arguments.quiet), stack)
@@ -88,6 +69,38 @@ def boot(arguments: argparse.Namespace) -> int:
                     _connect_stdin(machine, lines[name], arguments.quiet, stack)
         return _run(machine, arguments, display).exit_status
     return 0
+
+
+def _machine(
+    arguments: argparse.Namespace, serial: Callable[[bytes], object] | None, debug: Callable[[bytes], object]
+) -> Machine:
+    return Machine.boot(
+        arguments.image,
+        mode=arguments.mode,
+        load=arguments.load,
+        entry=arguments.entry,
+        append=arguments.append,
+        modules=arguments.module,
+        initrds=arguments.initrd,
+        bios=arguments.bios,
+        option_roms=arguments.option_rom,
+        memory=arguments.memory,
+        cpus=arguments.cpus,
+        irqchip=arguments.irqchip,
+        clock=arguments.clock,
+        cpuid={name: value for policy in arguments.cpuid for name, value in policy.items()},
+        msrs=arguments.msrs,
+        serial=serial,
+        debug=debug,
+        record=arguments.record,
+    )
+
+
+def _say_bios(machine: Machine, arguments: argparse.Namespace) -> None:
+    """Tell of a BIOS that was taken because the image needs one."""
+    started = machine.image.path if machine.image else ""
+    if arguments.bios is None and started != arguments.image and not arguments.quiet:
+        _say(f"pykvm: {arguments.image!r} needs a BIOS, so {started!r} starts it; another one by --bios")
 
 
 def _devices(specs: Sequence[DeviceSpec]) -> Callable[[Machine], None]:
@@ -126,7 +139,12 @@ def _prepare_processor(machine: Machine, arguments: argparse.Namespace) -> None:
 
 def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, str]) -> None:
     """Keep a slip of the keyboard from overwriting the image, or two outputs from overwriting each other."""
-    named = {"the image": arguments.image, "--bios": arguments.bios, "--record": arguments.record, "--screenshot": arguments.screenshot}
+    named = {
+        "the image": arguments.image,
+        "--bios": arguments.bios,
+        "--record": arguments.record,
+        "--screenshot": arguments.screenshot,
+    }
     files = {os.path.realpath(spec.file): spec.file for spec in arguments.device if spec.file}
     named |= {f"--device {path}": path for path in files.values()}
     named |= {OPTIONS[name]: file_of(target) for name, target in targets.items()}

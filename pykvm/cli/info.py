@@ -6,11 +6,11 @@ import argparse
 import json
 from collections.abc import Iterator
 
-from pykvm.boot.formats import FLAT, load_image, recognise
+from pykvm.boot.formats import FLAT, recognise
 from pykvm.boot.image_file import ImageFile
-from pykvm.boot.setup import Setup
 from pykvm.cli.terminal import printing
 from pykvm.errors import ImageError
+from pykvm.machine.loading import read_guest
 from pykvm.memory import GuestMemory
 from pykvm.model.image import Image
 from pykvm.units import parse_size
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 
 __all__ = ["info"]
 
-MODES = {"real": "16-bit real mode", "protected": "32-bit protected mode", "long": "64-bit long mode"}
+MODES = {
+    "reset": "16-bit real mode, as after a reset",
+    "real": "16-bit real mode",
+    "protected": "32-bit protected mode",
+    "long": "64-bit long mode",
+}
 
 
 def info(arguments: argparse.Namespace) -> int:
     """Print what a file is; return 0 when it can be booted, else 65."""
     file = ImageFile(arguments.file)
     found = recognise(file)
-    memory = GuestMemory(parse_size(arguments.memory))
-    ram = [(region.address, region.size) for region in memory.regions]
-    memory.close()
     try:
-        image, why_not = load_image(file, Setup(ram)), None
+        with GuestMemory(parse_size(arguments.memory)) as memory:
+            image, why_not = read_guest(arguments.file).image(memory, 1, False), None
     except ImageError as error:
         image, why_not = None, str(error)
     with printing("not all was printed") as out:
@@ -52,6 +55,7 @@ def _data(file: ImageFile, found: dict[str, str], image: Image | None, why_not: 
             "entry": image.entry,
             "registers": image.registers,
             "segments": [{"address": s.address, "bytes": len(s.data), "zeros": s.zeros} for s in image.segments],
+            "roms": [{"address": s.address, "bytes": s.size} for s in image.roms],
             "symbols": image.has_symbols,
         }
     return data
@@ -71,6 +75,8 @@ def _lines(file: ImageFile, found: dict[str, str], image: Image | None, why_not:
         zeros = f", and {segment.zeros:#x} of zero" if segment.zeros else ""
         last = max(segment.end - 1, segment.address)
         yield f"  loads    {segment.address:#x}-{last:#x}  {len(segment.data):#x} bytes{zeros}"
+    for segment in image.roms:
+        yield f"  maps     {segment.address:#x}-{segment.end - 1:#x}  read-only"
     yield f"  entry    {image.entry:#x} in {MODES[image.mode.value]}"
     if image.registers:
         yield "  with     " + ", ".join(f"{name} = {value:#x}" for name, value in image.registers.items())

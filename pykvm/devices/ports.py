@@ -9,7 +9,7 @@ from pykvm.model.callback import nobody
 from pykvm.model.plain import record
 from pykvm.model.register import Field, Register
 
-__all__ = ["BochsPowerPort", "DebugConsole", "ExitPort", "PostPort", "ShutdownPort"]
+__all__ = ["ApmPort", "BochsPowerPort", "DebugConsole", "ExitPort", "PostPort", "ShutdownPort"]
 
 
 class DebugConsole(Device):
@@ -58,6 +58,31 @@ class PostPort(Device):
     def refresh(self) -> None:
         """A checkpoint can wait; it is read back so rarely that Python answers."""
         self.fast.post(0, 1)
+
+
+class ApmPort(Device):
+    """APM control, port 0xb2: by a write there software calls a PC's firmware, in system management mode.
+
+    Args:
+        name: short name in traces.
+        on_call: called at each write.
+    """
+
+    name = "apm"
+    registers = (
+        Register("CONTROL", 0, doc="a write calls the firmware"),
+        Register("STATUS", 1, doc="storage"),
+    )
+    access_bytes = 1
+
+    def __init__(self, name: str | None = None, on_call: Callable[[], object] = nobody) -> None:
+        super().__init__(name)
+        self.on_call = on_call
+
+    def write_CONTROL(self, value: int) -> None:
+        """Keep the command, and call the firmware."""
+        self.state.control = value
+        self.on_call()
 
 
 class BochsPowerPort(Device):

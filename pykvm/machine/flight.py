@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from pykvm.errors import ConfigurationError
-from pykvm.trace.layout import SLOT_BYTES, first_of
+from pykvm.trace.layout import KIND_NAMES, SLOT_BYTES, first_of
 from pykvm.trace.recorder import FileRecorder, Recorder, RingRecorder
 
 TYPE_CHECKING = False
@@ -39,6 +39,7 @@ class FlightRecorder:
         path: str | os.PathLike[str] | None,
     ) -> None:
         self._stream = vm.stream
+        self._vcpus = vm.vcpus
         self._time_stamp = vm.time_stamp
         self._time_stamp_khz = vm.time_stamp_khz
         self._selected = selected
@@ -121,6 +122,15 @@ class FlightRecorder:
     def leave(self) -> None:
         """End what `follow` began: more may be recorded than is kept."""
         self._live = None
+
+    def counts(self) -> dict[str, int]:
+        """Return the exits so far by kind, of all vCPUs."""
+        total: dict[str, int] = {}
+        for vcpu in self._vcpus:
+            for kind, count in vcpu.counts().items():
+                name = KIND_NAMES.get(kind, f"kind {kind}")
+                total[name] = total.get(name, 0) + count
+        return total
 
     def last_records(self, count: int) -> list[TraceRecord]:
         """Return the last `count` records, or as many as are kept (some thousand)."""

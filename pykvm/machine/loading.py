@@ -6,11 +6,22 @@ import os
 from collections.abc import Sequence
 
 from pykvm.arch.x86.start import tables_bytes
-from pykvm.boot.formats import BIOS_ROM, LINUX, PVH, load_by_firmware, load_image, recognise
+from pykvm.boot.firmware import find_bios, video_bios
+from pykvm.boot.formats import (
+    BIOS_ROM,
+    LINUX,
+    PVH,
+    VMLINUX,
+    first_of,
+    load_by_firmware,
+    load_image,
+    needs_bios,
+    recognise,
+)
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Module, Setup
-from pykvm.errors import AddressError, ConfigurationError, ImageError
 from pykvm.devices.device import Device
+from pykvm.errors import AddressError, ConfigurationError, ImageError
 from pykvm.memory import GuestMemory
 from pykvm.model.image import Image, StartMode
 from pykvm.units import parse_address
@@ -26,40 +37,41 @@ class Guest:
 
     Args:
         file: the kernel's; None where there is only a BIOS.
-        mode: CPU mode of a flat binary.
-        load: address of a flat binary.
-        entry: entry of a flat binary.
+        formats: what it was recognised as.
+        flat: mode, load address and entry of a flat binary.
         command_line: for the kernel.
         modules: for the kernel.
         initrds: for the kernel.
-        bios: what starts the machine; None for us.
-        option_roms: for the BIOS.
+        firmware: a BIOS that starts the machine, and further ROMs for it; empty where we start it.
     """
 
     def __init__(
         self,
         file: ImageFile | None,
-        mode: StartMode | None,
-        load: int | None,
-        entry: int | None,
+        formats: dict[str, str],
+        flat: tuple[StartMode | None, int | None, int | None],
         command_line: str,
         modules: Sequence[Module],
         initrds: Sequence[ImageFile],
-        bios: ImageFile | None,
-        option_roms: Sequence[ImageFile],
+        firmware: Sequence[ImageFile],
     ) -> None:
         self._file = file
-        self.bios = bios
-        self._option_roms = option_roms
-        self._flat = mode, load, entry
+        self._formats = formats
+        self._flat = flat
         self._command_line = command_line
         self._modules = modules
         self._initrds = initrds
+        self._firmware = firmware
 
     @property
     def wants_kernel_irqchip(self) -> bool:
         """It is a kernel of an operating system's size, which nobody reads the accesses to interrupt controllers of."""
-        return self._file is not None and next(iter(recognise(self._file))) in (LINUX, PVH)
+        return bool(self._formats) and first_of(self._formats) in (LINUX, PVH, VMLINUX)
+
+    @property
+    def rom(self) -> bytes | memoryview:
+        """The BIOS; empty where there is none."""
+        return self._firmware[0].data if self._firmware else b""
 
     def image(self, memory: GuestMemory, cpus: int, has_apics: bool) -> Image:
         """Return the image for a machine with this memory, so many vCPUs, and with or without APICs.
@@ -70,10 +82,10 @@ class Guest:
         """
         ram = [(region.address, region.size) for region in memory.regions]
         setup = Setup(ram, self._command_line, self._modules, self._initrds, cpus, has_apics)
-        if self.bios is not None:
-            return load_by_firmware(self.bios.path, self._file, setup, list(self._option_roms))
+        if self._firmware:
+            return load_by_firmware(self._firmware, self._file, self._formats, setup)
         assert self._file is not None
-        return load_image(self._file, setup, *self._flat)
+        return load_image(self._file, setup, *self._flat, formats=self._formats)
 
 
 def read_guest(
@@ -90,7 +102,7 @@ def read_guest(
     """Return the files of a guest; the arguments are those of `Machine.boot`.
 
     Raises:
-        ImageError: one of them cannot be read.
+        ImageError: one of them cannot be read, or the image is damaged.
         ConfigurationError: no such mode, no file at all, or a text with a zero byte in it.
     """
     if mode is not None and mode not in MODES and mode not in [start.value for start in MODES]:
@@ -99,27 +111,53 @@ def read_guest(
         if "\0" in text:
             raise ConfigurationError(f"{text!r}: has a zero byte, with which a guest would take it to end")
     file = None if image is None else ImageFile(image)
-    rom = None if bios is None else ImageFile(bios)
-    if file is not None and rom is None and next(iter(recognise(file))) == BIOS_ROM:
-        file, rom = None, file
-    if file is None and rom is None:
-        raise ConfigurationError("nothing to boot; name an IMAGE, or a BIOS with --bios; see pykvm boot --help")
-    for option, value in (("mode", mode), ("load", load), ("entry", entry)):
-        if rom is not None and value is not None:
-            raise ConfigurationError(f"--{option}: means nothing where a BIOS starts the machine; leave it out")
-    if option_roms and rom is None:
-        raise ConfigurationError(f"option ROM {os.fspath(option_roms[0])!r}: needs a BIOS to start it; see --bios")
+    formats = {} if file is None else recognise(file)
+    firmware = _firmware(file, formats, bios, option_roms)
+    if file is not None and firmware and firmware[0] is file:
+        file, formats = None, {}
+    if firmware:
+        _refuse({"--mode": mode, "--load": load, "--entry": entry}, "where a BIOS starts the machine")
     return Guest(
         file,
-        None if mode is None else StartMode(mode),
-        None if load is None else parse_address(load),
-        None if entry is None else parse_address(entry),
+        formats,
+        (
+            None if mode is None else StartMode(mode),
+            None if load is None else parse_address(load),
+            None if entry is None else parse_address(entry),
+        ),
         append,
         [_module(text) for text in modules],
         [ImageFile(path) for path in initrds],
-        rom,
-        [ImageFile(path) for path in option_roms],
+        firmware,
     )
+
+
+def _firmware(
+    file: ImageFile | None,
+    formats: dict[str, str],
+    bios: str | os.PathLike[str] | None,
+    option_roms: Sequence[str | os.PathLike[str]],
+) -> list[ImageFile]:
+    """Return what starts the machine, if not we: a BIOS and further ROMs for it."""
+    if bios is not None:
+        rom = ImageFile(bios)
+    elif file is None:
+        raise ConfigurationError("nothing to boot; name an IMAGE, or a BIOS with --bios; see pykvm boot --help")
+    elif first_of(formats) == BIOS_ROM:
+        rom = file
+    elif first_of(formats) == LINUX and needs_bios(file) and (found := find_bios()):
+        rom = ImageFile(found)
+    else:
+        _refuse({"--option-rom": option_roms or None}, "without --bios")
+        return []
+    video = video_bios(rom.path)
+    return [rom, *(ImageFile(path) for path in option_roms or ([video] if video else []))]
+
+
+def _refuse(options: dict[str, object], why: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigurationError(f"{option}: means nothing {why}; leave it out")
 
 
 def _module(text: str) -> Module:
@@ -133,7 +171,9 @@ def refuse_overwriting(image: str | os.PathLike[str] | None, record: str | os.Pa
     Raises:
         ConfigurationError: it would.
     """
-    if None not in (image, record) and os.path.exists(record) and os.path.exists(image) and os.path.samefile(record, image):
+    if image is None or record is None or not (os.path.exists(record) and os.path.exists(image)):
+        return
+    if os.path.samefile(record, image):
         raise ConfigurationError(f"trace file {os.fspath(record)!r} is the image itself; name another file")
 
 

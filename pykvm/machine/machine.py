@@ -28,7 +28,6 @@ from pykvm.memory import GuestMemory
 from pykvm.model.clock import AccessClock, Clock, RealClock
 from pykvm.model.exits import Exit
 from pykvm.model.image import Image, StartMode
-from pykvm.trace.layout import KIND_NAMES
 from pykvm.units import parse_size
 
 TYPE_CHECKING = False
@@ -121,7 +120,7 @@ class Machine:
             self.devices = DeviceMap(self.bus, self.fast, self.clock, self.interrupts, self.memory)
             self.serial = self.add_serial("com1", serial)
             self.com1 = self.serial.uart
-            for part in (*self.interrupts.parts(), *parts(self._wiring(debug), irqchip)):
+            for part in (*self.interrupts.parts(), *parts(self._wiring(vm, debug), irqchip)):
                 self.devices.add(part)
             if isinstance(self.interrupts, UserInterrupts):
                 self.interrupts.before_use = lambda: self.devices["pit"]
@@ -129,7 +128,7 @@ class Machine:
             self.close()
             raise
 
-    def _wiring(self, debug: Callable[[bytes], object] | None) -> Wiring:
+    def _wiring(self, vm: KvmVm, debug: Callable[[bytes], object] | None) -> Wiring:
         wiring = Wiring(
             memory=self.memory,
             cpus=len(self.vcpus),
@@ -137,7 +136,8 @@ class Machine:
             on_exit=lambda value: self.stop(Outcome(Reason.EXITED, value=value)),
             on_power_off=lambda: self.stop(Outcome(Reason.POWERED_OFF)),
             on_reset=lambda how: self.stop(Outcome(Reason.RESET, detail=f"by {how}")),
-            on_shadow=self._shadow,
+            on_firmware_call=self._firmware_call,
+            on_shadow=vm.shadow,
             on_nmi_mask=self._runner.mask_nmi,
             set_irq=self.interrupts.drive,
             device=self.device,
@@ -146,10 +146,11 @@ class Machine:
             wiring.debug = debug
         return wiring
 
-    def _shadow(self, how: Sequence[int]) -> None:
-        assert self._vm is not None
-        self.memory.shadow(how)
-        self._vm.map_memory()
+    def _firmware_call(self) -> None:
+        from pykvm.machine.unhandled import unhandled_interrupt
+
+        if (outcome := unhandled_interrupt(self)) is not None:
+            self.stop(outcome)
 
     def _describe(self, selected: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         machine = describe(self.bus, selected, self.image, self.memory.size, KvmVm.name, self.interrupts.kind)
@@ -190,8 +191,7 @@ class Machine:
         """
         refuse_overwriting(image, options.get("record"))
         read = read_guest(image, mode, load, entry, append, modules, initrds, bios, option_roms)
-        if read.bios is not None:
-            options["rom"] = read.bios.data
+        options["rom"] = read.rom
         if read.wants_kernel_irqchip and options.get("clock") != "virtual" and options.get("irqchip") is None:
             options["irqchip"] = "kernel"
         machine = cls(**options)
@@ -358,12 +358,7 @@ class Machine:
 
     def counts(self) -> dict[str, int]:
         """Return the exits so far by kind: pio, mmio, hlt, ..."""
-        total: dict[str, int] = {}
-        for vcpu in self.vcpus:
-            for kind, count in vcpu.counts().items():
-                name = KIND_NAMES.get(kind, f"kind {kind}")
-                total[name] = total.get(name, 0) + count
-        return total
+        return self._flight.counts() if self._flight else {}
 
     def last_records(self, count: int) -> list[TraceRecord]:
         """Return the last `count` records of the trace, or as many as are kept (some thousand)."""

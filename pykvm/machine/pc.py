@@ -71,6 +71,7 @@ class Wiring:
         on_exit: takes the guest's exit value.
         on_power_off: called when the guest switches the machine off.
         on_reset: called when the guest resets the machine, with what it used.
+        on_firmware_call: called when the guest calls the firmware by the APM control port.
         on_shadow: called with what the guest reads and writes where ROM and RAM are at the same addresses.
         on_nmi_mask: called with whether non-maskable interrupts are kept away from the CPU.
         set_irq: drives an interrupt line by its number.
@@ -84,6 +85,7 @@ class Wiring:
     on_exit: Callable[[int], None] = nobody
     on_power_off: Callable[[], None] = nobody
     on_reset: Callable[[str], None] = nobody
+    on_firmware_call: Callable[[], None] = nobody
     on_shadow: Callable[[Sequence[int]], None] = nobody
     on_nmi_mask: Callable[[bool], None] = nobody
     set_irq: Callable[[int, bool], None] = nobody
@@ -204,6 +206,12 @@ def _bochs_power(wiring: Wiring) -> Device:
     return BochsPowerPort(on_power_off=wiring.on_power_off)
 
 
+def _apm(wiring: Wiring) -> Device:
+    from pykvm.devices.ports import ApmPort
+
+    return ApmPort(on_call=wiring.on_firmware_call)
+
+
 def _shutdown(wiring: Wiring) -> Device:
     from pykvm.devices.ports import ShutdownPort
 
@@ -238,6 +246,7 @@ _PLACES = {
     "rtc": _Place(_rtc, 0x70, ((0, 2),), (("irq", 8),)),
     "post": _Place(_post, 0x80, ((0, 1),)),
     "port92": _Place(_port_92, 0x92, ((0, 1),)),
+    "apm": _Place(_apm, 0xB2, ((0, 2),)),
     "debugcon": _Place(_debug_console("debugcon"), 0xE9, ((0, 1),)),
     "testdev": _Place(_test_latch, 0xE0, ((0, 8),)),
     "testdev_bytes": _Place(_test_bytes, 0xE8, ((0, 1), (2, 2))),  # the debug console has 0xe9

@@ -10,7 +10,7 @@ __all__ = ["Image", "LoadSegment", "StartMode"]
 
 
 class StartMode(Enum):
-    """The CPU mode that a guest starts in; after a reset, at the reset vector, it is real mode with a base of its own."""
+    """The CPU mode that a guest starts in; a reset gives real mode with a code segment just below 4 GiB."""
 
     RESET = "reset"
     REAL = "real"
@@ -54,6 +54,7 @@ class Image:
         mode: CPU mode at that instruction.
         registers: general registers that the format promises the guest, by name.
         format: what the file is, in words.
+        roms: what is mapped where for reading only, some of it twice.
         firmware_files: what fw_cfg has for the machine's firmware, by name.
         firmware_items: the same, by key.
         has_symbols: the file has a symbol table.
@@ -65,6 +66,7 @@ class Image:
     mode: StartMode
     registers: dict[str, int] = field(default_factory=dict)
     format: str = "flat binary"
+    roms: tuple[LoadSegment, ...] = ()
     firmware_files: dict[str, bytes] = field(default_factory=dict)
     firmware_items: dict[int, bytes] = field(default_factory=dict)
     has_symbols: bool = False

@@ -96,7 +96,7 @@ def test_a_file_that_is_well_known_for_something_else(tmp_path: Path, data: byte
     ):
         assert clue in message
     assert message.endswith("; --mode real boots it all the same")
-    assert load_image(file, SETUP, StartMode.REAL).size == len(data)
+    assert load_image(file, SETUP, StartMode.REAL).segments[0].data == data
 
 
 def test_code_without_a_header_is_taken_for_what_it_is(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def linux(
     *,
     setup_sects: int = 2,
     loadflags: int = 1,
+    code32_start: int = 0x100000,
     initrd_addr_max: int = 0x7FFFFFFF,
     relocatable: int = 1,
     xloadflags: int = 1,
@@ -40,6 +41,7 @@ def linux(
     data[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", data, 0x206, version)
     data[0x211] = loadflags
+    struct.pack_into("<I", data, 0x214, code32_start)
     struct.pack_into("<IIBBHI", data, 0x22C, initrd_addr_max, 0x200000, relocatable, 21, xloadflags, cmdline_size)
     struct.pack_into("<QI", data, 0x258, pref_address, init_size)
     return bytes(data) + KERNEL
@@ -129,8 +131,10 @@ def test_an_initial_ram_disk_of_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (linux(0x205), "is a Linux kernel of boot protocol 2.05; the oldest that can be booted is 2.06"),
-        (linux(loadflags=0), "is a Linux kernel of boot protocol 2.15; the oldest"),
+        (linux(0x205), "is a Linux kernel of boot protocol 2.05, which starts at its 16-bit entry only"),
+        (linux(loadflags=0), "is a Linux kernel of boot protocol 2.15, which starts at its 16-bit entry only"),
+        (linux(code32_start=0), "which starts at its 16-bit entry only"),
+        (linux()[:0x216], "is cut or damaged: the setup header is"),
         (linux()[:0x230], "is cut or damaged: the setup header is"),
         (linux()[:0x259], "is cut or damaged: the setup header is"),
         (linux(setup_sects=200)[:0x1000], "is cut or damaged: the kernel behind its setup code is"),

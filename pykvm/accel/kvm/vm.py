@@ -157,6 +157,11 @@ class KvmVm:
             entry.is_writable = window.is_writable
             entry.host = ffi.cast("uint8_t *", host)
 
+    def shadow(self, how: Sequence[int]) -> None:
+        """Have the guest find ROM or RAM where there are both: see `GuestMemory.shadow`."""
+        self._memory.shadow(how)
+        self.map_memory()
+
     def create_vcpu(self) -> KvmVcpu:
         """Return the next vCPU, with its CPUID answers.
 

@@ -49,7 +49,8 @@ def tables_bytes(mode: StartMode) -> tuple[tuple[int, int], ...]:
 def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Registers, SystemRegisters]:
     """Return the registers for a guest that starts at linear address `entry`, its tables written to `memory`.
 
-    Reset: as the processor comes out of it (Intel SDM vol. 3, 9.1.1). Real mode: as a BIOS hands over to a boot sector (segments 0, stack below 0x7c00). Protected mode: flat 32-bit
+    Reset: as the processor comes out of it (Intel SDM vol. 3, 9.1.1).
+    Real mode: as a BIOS hands over to a boot sector (segments 0, stack below 0x7c00). Protected mode: flat 32-bit
     segments, paging off. Long mode: 64-bit, the first 4 GiB identity-mapped with 2 MiB pages. Interrupts are off.
 
     Raises:
