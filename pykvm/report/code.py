@@ -17,7 +17,7 @@ def instruction_bytes(machine: Machine, registers: Registers, system: SystemRegi
 
 
 def read_linear(machine: Machine, linear: int, size: int) -> bytes:
-    """Return up to `size` bytes from a linear address: as far as they are mapped, and to RAM."""
+    """Return up to `size` bytes from a linear address: as far as they are mapped, and to memory."""
     found = b""
     while len(found) < size:
         at = linear + len(found)
@@ -25,7 +25,7 @@ def read_linear(machine: Machine, linear: int, size: int) -> bytes:
         if physical is None:
             break
         try:
-            found += machine.memory.read(physical, min(size - len(found), PAGE_BYTES - at % PAGE_BYTES))
+            found += machine.memory.read_visible(physical, min(size - len(found), PAGE_BYTES - at % PAGE_BYTES))
         except AddressError:
             break
     return found

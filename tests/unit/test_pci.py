@@ -12,6 +12,7 @@ from pykvm.bus import Bus, float_high
 from pykvm.devices.pci import HostBridge, PciBus
 from pykvm.devices.pci_function import Bar, PciFunction, config_header
 from pykvm.errors import ConfigurationError
+from pykvm.memory import SHADOWED
 from pykvm.model.access import Access, Space
 from pykvm.trace.decode import DecodedDevice
 
@@ -362,3 +363,24 @@ def test_any_accesses_give_numbers_and_a_state_that_can_be_moved(accesses: list[
 
 def test_the_host_bridge_is_there_from_the_start() -> None:
     assert isinstance(PciBus().function_at(ENABLE), HostBridge)
+
+
+@given(st.lists(st.tuples(st.integers(0x58, 0x5F), st.integers(0, 0xFF)), max_size=20))
+def test_shadowing_is_told_when_it_changes(writes: list[tuple[int, int]]) -> None:
+    """82441FX data sheet, PAM0 to PAM6: two bits for each range, from 0xc0000 up; the last is of 0xf0000."""
+    told: list[tuple[int, ...]] = []
+    bridge = HostBridge(on_shadow=lambda how: told.append(tuple(how)))
+    bridge.attached()
+    pam = [0] * 8
+    expected = [(0,) * len(SHADOWED)]
+    for offset, value in writes:
+        bridge.write(offset, 1, value)
+        pam[offset - 0x58] = value
+        now = (*(pam[2 + n // 2] >> 4 * (n % 2) & 3 for n in range(12)), pam[1] >> 4 & 3)
+        if now != expected[-1]:
+            expected.append(now)
+    assert told == expected[1:]
+    restored: list[tuple[int, ...]] = []
+    other = HostBridge(on_shadow=lambda how: restored.append(tuple(how)))
+    other.restore(copy.deepcopy(bridge.state))
+    assert restored == ([expected[-1]] if any(expected[-1]) else [])

@@ -1,0 +1,59 @@
+"""A real-mode guest that calls a BIOS where there is none is told so, and does not hang."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pykvm import Machine, Outcome, Reason
+from tests.support import DEADLINE_S
+
+pytestmark = pytest.mark.kvm
+
+
+def run(folder: Path, code: str, **options: object) -> Outcome:
+    (folder / "guest").write_bytes(bytes.fromhex(code))
+    with Machine.boot(folder / "guest", **options) as machine:
+        return machine.run(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("b8 41 0e  cd 10", "INT 10h (AH = 0x0e) at 0000:7c05"),
+        ("b4 02  cd 13", "INT 13h (AH = 0x02) at 0000:7c04"),
+        ("31 c9  f7 f1", "INT 00h (#DE) at 0000:7c02"),
+        ("fa  bc 00 20  8e d4  31 e4  cc", "INT 03h (#BP) at 0000:7c09"),
+    ],
+)
+def test_a_call_is_named(tmp_path: Path, code: str, what: str) -> None:
+    outcome = run(tmp_path, code)
+    assert (outcome.reason, outcome.exit_status) == (Reason.CRASHED, 71)
+    assert outcome.detail.startswith(f"{what}: nobody has set its vector, and there is no BIOS; --bios ")
+
+
+def test_a_guest_that_sets_its_vectors_is_left_alone(tmp_path: Path) -> None:
+    # [0x180] = 0x7c10; int 0x60; hlt; handler: mov al, 7; out 0xf4, al
+    code = "c7 06 80 01 10 7c  c7 06 82 01 00 00  cd 60 f4 90  b0 07 e6 f4"
+    assert run(tmp_path, code).value == 7
+
+
+def test_the_port_by_itself_does_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, "e6 b2  e4 b2  e6 f4").value == 0
+
+
+def test_the_guest_can_go_on(tmp_path: Path) -> None:
+    (tmp_path / "guest").write_bytes(bytes.fromhex("cd 10  b0 09 e6 f4"))
+    with Machine.boot(tmp_path / "guest") as machine:
+        assert machine.run(DEADLINE_S).reason is Reason.CRASHED
+        assert machine.run(DEADLINE_S).value == 9
+
+
+@pytest.mark.parametrize("options", [{"load": 0x200}, {"load": 0xFDFFF}, {"memory": "512K"}])
+def test_where_the_vectors_have_no_room(tmp_path: Path, options: dict[str, object]) -> None:
+    (tmp_path / "guest").write_bytes(b"\xf4\xf4")
+    with Machine.boot(tmp_path / "guest", **options) as machine:
+        assert machine.image is not None
+        assert len(machine.image.segments) == 1
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
