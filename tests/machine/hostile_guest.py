@@ -6,6 +6,7 @@ import random
 import struct
 
 from pykvm import Device, Machine, Register
+from pykvm.arch.x86.start import CODE as CODE_SEGMENT
 from pykvm.machine.outcome import Outcome, Reason
 from pykvm.machine.pc import SERIAL_PORTS
 from pykvm.model.image import Image, LoadSegment, StartMode
@@ -43,6 +44,11 @@ def outs(*pairs: int) -> bytes:
     return code
 
 
+def out32(port: int, value: int) -> bytes:
+    """Return a write of 4 bytes."""
+    return b"\x66\xba" + struct.pack("<H", port) + EAX + struct.pack("<I", value) + OUTS[4]
+
+
 class Done(Device):
     """Where the guest says that a piece is over."""
 
@@ -78,7 +84,7 @@ def handler(has_local_apic: bool, ends: bool = False) -> bytes:
 
 def gates() -> bytes:
     """Return an IDT whose 256 gates all lead to the handler."""
-    return struct.pack("<HHBBHII", HANDLER & 0xFFFF, 0x18, 0, 0x8E, HANDLER >> 16, 0, 0) * 256
+    return struct.pack("<HHBBHII", HANDLER & 0xFFFF, CODE_SEGMENT, 0, 0x8E, HANDLER >> 16, 0, 0) * 256
 
 
 class Hostile:
@@ -130,6 +136,8 @@ class Hostile:
         r = self.random
         places = [0xFF000000 + r.randrange(0x10008), 0xB8000 + r.randrange(4000), 0xD0000000 + r.getrandbits(28)]
         places += [0xFFFFFFF0 - r.getrandbits(20), 0xFEC00000 + r.choice((0, 0x10, 0x40, r.randrange(0x50)))] * 2
+        if self.machine.memory.rom:
+            places += [0xC0000 + r.randrange(0x40000)] * 4
         return r.choice(places) if self.machine.interrupts.kind != "kernel" else r.choice(places[:3])
 
     def port_access(self) -> bytes:
@@ -181,6 +189,7 @@ class Hostile:
                 b"".join(outs(port + 3, 3, port + 1, 0x0F) for port, _ in SERIAL_PORTS.values()),
                 outs(0x2000 + r.randrange(24), 1),
                 outs(0x20, 0x20, 0xA0, 0x20),
+                out32(0xCF8, 0x80000058 + r.choice((0, 4))) + outs(0xCFC + r.randrange(4), r.getrandbits(8)),
                 outs(0x4D0, r.getrandbits(8), 0x4D1, r.getrandbits(8)),
             )
         )

@@ -62,6 +62,19 @@ def test_nothing_a_guest_does_raises_hangs_or_grows(irqchip: str, clock: str) ->
         print(counts, {reason.name: count for reason, count in guest.outcomes.items()})
 
 
+@pytest.mark.needs("KVM_CAP_READONLY_MEM")
+def test_a_guest_that_switches_between_rom_and_ram() -> None:
+    rom = bytes(range(256)) * 0x400
+    guest = hostile(SEED, rom=rom)
+    with guest.machine as machine:
+        assert machine.memory.rom is not None
+        run(guest, 3 * PIECE)
+        assert machine.memory.rom.buffer[:] == rom
+        shadow = {(window.region, window.is_writable) for window in machine.memory.windows}
+        assert len(shadow) > 2
+        assert machine.counts()["mmio"] > PIECE // 10
+
+
 def what(record: TraceRecord) -> tuple[object, ...]:
     return record.number, record.rip, record.exit, record.name
 
