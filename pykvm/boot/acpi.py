@@ -10,7 +10,7 @@ import struct
 
 from pykvm.model.image import LoadSegment
 
-__all__ = ["RSDP_BYTES", "acpi_tables"]
+__all__ = ["IO_APIC", "IO_APIC_ID", "LOCAL_APIC", "OEM", "OVERRIDES", "RSDP_BYTES", "acpi_tables", "summed"]
 
 PLACE = 0xE0000
 """Where a PC's firmware is, and where RSDP is looked for, on a multiple of 16."""
@@ -19,7 +19,7 @@ HEADER_BYTES = RSDP_BYTES = 36
 RSDP_ROOM = 64
 PM_EVENT, PM_CONTROL, PM_TIMER, SCI = 0x600, 0x604, 0x608, 9
 RESET_PORT, RESET_VALUE = 0xCF9, 6
-LOCAL_APIC, IO_APIC = 0xFEE00000, 0xFEC00000
+LOCAL_APIC, IO_APIC, IO_APIC_ID = 0xFEE00000, 0xFEC00000, 0
 LEGACY_DEVICES, HAS_8042 = 1, 2
 NO_STATE = 0xFFFF
 """How long it takes to wake up from C2 or C3: there are none."""
@@ -30,6 +30,8 @@ FADT_FLAGS = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 10
 SOFT_OFF = bytes.fromhex("08 5c 5f 53 35 5f 12 06 04 00 00 00 00")
 """Name (\\_S5, Package (4) {0, 0, 0, 0}): soft off is sleep type 0."""
 EDGE_HIGH, LEVEL_HIGH = 0x5, 0xD
+OVERRIDES = {0: (2, EDGE_HIGH), SCI: (SCI, LEVEL_HIGH)}
+"""Pin of the I/O APIC, polarity and trigger of ISA interrupts that are not as others are (5.2.12.5)."""
 
 
 def acpi_tables(cpus: int, has_apics: bool) -> LoadSegment:
@@ -51,12 +53,12 @@ def acpi_tables(cpus: int, has_apics: bool) -> LoadSegment:
     # Kernels older than ACPI 2.0, and small ones, know the table of 32-bit addresses only.
     rsdt = _table(b"RSDT", 1, b"".join(struct.pack("<I", address) for address in addresses[1:]))
     xsdt = _table(b"XSDT", 1, b"".join(struct.pack("<Q", address) for address in addresses[1:]))
-    rsdp = _summed(struct.pack("<8sB6sBI", b"RSD PTR ", 0, OEM, 2, at), 8)
-    rsdp = _summed(rsdp + struct.pack("<IQB3x", RSDP_BYTES, at + len(rsdt), 0), 32)
+    rsdp = summed(struct.pack("<8sB6sBI", b"RSD PTR ", 0, OEM, 2, at), 8)
+    rsdp = summed(rsdp + struct.pack("<IQB3x", RSDP_BYTES, at + len(rsdt), 0), 32)
     return LoadSegment(PLACE, rsdp.ljust(RSDP_ROOM, b"\0") + b"".join(parts) + rsdt + xsdt)
 
 
-def _summed(data: bytes, at: int) -> bytes:
+def summed(data: bytes, at: int) -> bytes:
     """Return `data` with the byte at `at` such that all of them are 0 in sum."""
     return data[:at] + bytes((-(sum(data) - data[at]) & 0xFF,)) + data[at + 1 :]
 
@@ -65,7 +67,7 @@ def _table(signature: bytes, revision: int, body: bytes) -> bytes:
     """Return a table, filled up to a multiple of 8; its length says what is its own (5.2.6)."""
     size = HEADER_BYTES + len(body)
     header = struct.pack("<4sIBB6s8sI4sI", signature, size, revision, 0, OEM, b"MACHINE ", 1, CREATOR, 1)
-    return _summed(header + body, 9).ljust(size + 7 & ~7, b"\0")
+    return summed(header + body, 9).ljust(size + 7 & ~7, b"\0")
 
 
 def _address(space: int, bits: int, access: int, address: int) -> bytes:
@@ -98,8 +100,7 @@ def _madt(cpus: int) -> bytes:
     """Return the interrupt controllers (5.2.12): the timer is at pin 2, and the SCI is a level."""
     body = struct.pack("<II", LOCAL_APIC, PC_AT_COMPATIBLE)
     body += b"".join(struct.pack("<BBBBI", 0, 8, number, number, 1) for number in range(cpus))
-    body += struct.pack("<BBBBII", 1, 12, 0, 0, IO_APIC, 0)
-    body += struct.pack("<BBBBIH", 2, 10, 0, 0, 2, EDGE_HIGH)
-    body += struct.pack("<BBBBIH", 2, 10, 0, SCI, SCI, LEVEL_HIGH)
+    body += struct.pack("<BBBBII", 1, 12, IO_APIC_ID, 0, IO_APIC, 0)
+    body += b"".join(struct.pack("<BBBBIH", 2, 10, 0, line, *pin) for line, pin in OVERRIDES.items())
     body += struct.pack("<BBBHB", 4, 6, 0xFF, EDGE_HIGH, 1)
     return _table(b"APIC", 5, body)

@@ -8,6 +8,7 @@ different ones, as kernels in the higher half do: what is there is found, and st
 from __future__ import annotations
 
 from pykvm.boot.image_file import ImageFile
+from pykvm.boot.setup import Setup
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.model.plain import record
 
@@ -162,8 +163,8 @@ def load_segments(elf: Elf, segments: tuple[Segment, ...]) -> tuple[LoadSegment,
     )
 
 
-def load_elf(file: ImageFile) -> Image:
-    """Return the ELF executable `file`.
+def load_elf(file: ImageFile, setup: Setup) -> Image:
+    """Return the ELF executable `file`, in a machine with what its BIOS leaves.
 
     Raises:
         ImageError: it is damaged, or no program for this machine.
@@ -171,11 +172,13 @@ def load_elf(file: ImageFile) -> Image:
     elf = Elf(file)
     refuse_foreign(elf)
     segments = elf.loaded()
+    kernel = load_segments(elf, segments)
     if elf.type == SHARED and segments[0].physical == 0:
         raise file.error("is position independent, and nobody would relocate it; link it with -no-pie at an address")
     return Image(
         path=file.path,
-        segments=load_segments(elf, segments),
+        segments=kernel,
+        firmware=setup.firmware(kernel).segments,
         entry=elf.physical_entry(segments),
         mode=StartMode.LONG if elf.is_64bit else StartMode.PROTECTED,
         format=f"ELF{64 if elf.is_64bit else 32} executable",

@@ -175,7 +175,7 @@ def load_image(
     if given:
         raise ConfigurationError(f"{given[0]}: means nothing for {file.path!r}, which is {what}; leave it out")
     if is_flat:
-        return load_flat(file, mode or StartMode.REAL, load, entry, setup.ram[0][1])
+        return load_flat(file, setup, mode or StartMode.REAL, load, entry)
     return _kernel(file, what, setup)
 
 
@@ -239,7 +239,7 @@ def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
     if what == ELF:
         from pykvm.boot.elf import load_elf
 
-        return load_elf(file)
+        return load_elf(file, setup)
     from pykvm.boot.linux import load_linux, load_vmlinux
 
     return load_vmlinux(file, setup) if what == VMLINUX else load_linux(file, setup)

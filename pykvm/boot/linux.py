@@ -172,11 +172,11 @@ def _image(
 ) -> Image:
     initrd = _place_initrd(file, header, setup, kernel[-1])
     firmware = setup.firmware(kernel)
-    rsdp = firmware[0].address if firmware else 0
-    zero_page = _zero_page(file, header, setup, kernel, initrd, rsdp)
+    zero_page = _zero_page(file, header, setup, kernel, initrd, firmware.rsdp_at)
     return Image(
         path=file.path,
-        segments=(*kernel, *initrd, zero_page, *firmware),
+        segments=(*kernel, *initrd, zero_page),
+        firmware=firmware.segments,
         entry=entry,
         mode=StartMode.LONG if header.has_64bit_entry else StartMode.PROTECTED,
         registers={"rsi": zero_page.address, "rbp": 0},

@@ -21,7 +21,6 @@ __all__ = [
     "as_text",
     "by_addresses",
     "by_elf",
-    "kibibytes",
     "place",
     "place_files",
     "place_modules",
@@ -151,12 +150,6 @@ def place(file: ImageFile, setup: Setup, size: int, taken: Sequence[LoadSegment]
         if address is not None:
             return address
     raise file.error(f"no room for {size:#x} bytes of Multiboot information; see --memory")
-
-
-def kibibytes(setup: Setup) -> tuple[int, int]:
-    """Return mem_lower and mem_upper: KiB from address 0, at most 640, and from 1 MiB on up to the first hole."""
-    first = setup.ram[0][1]
-    return min(first, LOWER_BYTES) >> 10, max(0, first - UPPER) >> 10
 
 
 def as_text(text: str) -> bytes:

@@ -16,7 +16,6 @@ from pykvm.boot.multiboot import (
     as_text,
     by_addresses,
     by_elf,
-    kibibytes,
     place,
     place_modules,
 )
@@ -84,7 +83,8 @@ def load_multiboot1(file: ImageFile, setup: Setup) -> Image:
     info = _info(file, setup, kernel.segments, modules)
     return Image(
         path=file.path,
-        segments=(*kernel.segments, *modules, info, *setup.firmware(kernel.segments)),
+        segments=(*kernel.segments, *modules, info),
+        firmware=setup.firmware(kernel.segments).segments,
         entry=kernel.entry,
         mode=StartMode.PROTECTED,
         registers={"rax": BOOTED, "rbx": info.address},
@@ -106,7 +106,7 @@ def _info(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules:
         text_at.append(text_at[-1] + len(text))
     command_line_at, name_at, *module_texts_at = text_at[:-1]
     flags = HAS_MEMORY | HAS_COMMAND_LINE | HAS_MODULES | HAS_MAP | HAS_NAME
-    lower, upper = kibibytes(setup)
+    lower, upper = setup.kibibytes()
     info = struct.pack(
         "<10I4xIIII4xI52x",
         *(flags, lower, upper, 0, command_line_at, len(modules), modules_at, 0, 0, 0),

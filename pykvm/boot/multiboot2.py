@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from pykvm.boot.acpi import RSDP_BYTES
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import (
     LOADER_NAME,
@@ -18,7 +17,6 @@ from pykvm.boot.multiboot import (
     as_text,
     by_addresses,
     by_elf,
-    kibibytes,
     place,
     place_modules,
 )
@@ -114,13 +112,13 @@ def load_multiboot2(file: ImageFile, setup: Setup) -> Image:
     modules = place_modules(file, setup, kernel.segments)
     base = min(segment.address for segment in kernel.segments)
     firmware = setup.firmware(kernel.segments)
-    rsdp = bytes(firmware[0].data[:RSDP_BYTES]) if firmware else b""
-    tags = b"".join(_information(setup, modules, base, rsdp))
+    tags = b"".join(_information(setup, modules, base, firmware.rsdp))
     address = place(file, setup, TAG_BYTES + len(tags), (*kernel.segments, *modules))
     information = LoadSegment(address, struct.pack("<II", TAG_BYTES + len(tags), 0) + tags)
     return Image(
         path=file.path,
-        segments=(*kernel.segments, *modules, information, *firmware),
+        segments=(*kernel.segments, *modules, information),
+        firmware=firmware.segments,
         entry=kernel.entry,
         mode=StartMode.PROTECTED,
         registers={"rax": BOOTED, "rbx": address},
@@ -190,7 +188,7 @@ def _information(setup: Setup, modules: Sequence[LoadSegment], base: int, rsdp: 
     yield _tag(NAME, as_text(LOADER_NAME))
     for place_, module in zip(modules, setup.modules, strict=True):
         yield _tag(MODULE, struct.pack("<II", place_.address, place_.end) + as_text(module.text))
-    yield _tag(MEMORY, struct.pack("<II", *kibibytes(setup)))
+    yield _tag(MEMORY, struct.pack("<II", *setup.kibibytes()))
     ranges = b"".join(struct.pack("<QQII", *entry, 0) for entry in setup.memory_map())
     yield _tag(MEMORY_MAP, struct.pack("<II", 24, 0) + ranges)
     yield _tag(SCREEN, TEXT_SCREEN)

@@ -73,10 +73,11 @@ def load_pvh(file: ImageFile, setup: Setup) -> Image:
     wanted += [(module.file.path, module.file.data) for module in setup.modules]
     modules = place_files(file, setup, kernel, wanted)
     firmware = setup.firmware(kernel)
-    info = _start_info(file, setup, kernel, modules, firmware[0].address if firmware else 0)
+    info = _start_info(file, setup, kernel, modules, firmware.rsdp_at)
     return Image(
         path=file.path,
-        segments=(*kernel, *modules, info, *firmware),
+        segments=(*kernel, *modules, info),
+        firmware=firmware.segments,
         entry=entry,
         mode=StartMode.PROTECTED,
         registers={"rbx": info.address},

@@ -8,7 +8,7 @@ from pykvm.boot.image_file import ImageFile
 from pykvm.model.image import LoadSegment
 from pykvm.model.plain import field, record
 
-__all__ = ["LOWER_BYTES", "Module", "Setup", "free_place"]
+__all__ = ["LOWER_BYTES", "Firmware", "Module", "Setup", "free_place"]
 
 LOWER_BYTES = 0x9FC00
 """RAM below the extended BIOS data area, which a PC keeps at the end of the first 640 KiB."""
@@ -23,6 +23,21 @@ class Module:
 
     file: ImageFile
     text: str = ""
+
+
+@record(frozen=True)
+class Firmware:
+    """What a PC's BIOS leaves in memory for those who look for it.
+
+    Attributes:
+        segments: BIOS data area, ACPI tables, MP table.
+        rsdp: ACPI's root; empty where there are no tables.
+        rsdp_at: its address; 0 for none.
+    """
+
+    segments: tuple[LoadSegment, ...]
+    rsdp: bytes
+    rsdp_at: int
 
 
 @record(frozen=True)
@@ -49,13 +64,31 @@ class Setup:
         """Return the initial RAM disk; its parts begin on multiples of 4, as Linux finds them."""
         return b"".join(bytes(file.data).ljust(len(file.data) + 3 & ~3, b"\0") for file in self.initrds)
 
-    def firmware(self, kernel: Sequence[LoadSegment]) -> tuple[LoadSegment, ...]:
-        """Return the ACPI tables as one segment; none where there is no RAM for them, or where the kernel lies."""
-        from pykvm.boot.acpi import acpi_tables
+    def firmware(self, kernel: Sequence[LoadSegment]) -> Firmware:
+        """Return what a BIOS leaves in memory; nothing of it where there is no RAM, or where the kernel lies."""
+        from pykvm.boot.acpi import RSDP_BYTES, acpi_tables
+        from pykvm.boot.bios_data import bios_data
 
         tables = acpi_tables(self.cpus, self.has_apics)
-        is_free = all(tables.end <= segment.address or segment.end <= tables.address for segment in kernel)
-        return (tables,) if is_free and tables.end <= self.ram[0][1] else ()
+        parts = [tables, *bios_data(self.kibibytes()[0])]
+        if self.has_apics:
+            from pykvm.boot.mp import mp_table
+
+            parts.append(mp_table(self.cpus))
+        free = tuple(part for part in parts if self.is_free(part, kernel))
+        has_tables = tables in free
+        rsdp = bytes(tables.data[:RSDP_BYTES]) if has_tables else b""
+        return Firmware(free, rsdp, tables.address if has_tables else 0)
+
+    def is_free(self, part: LoadSegment, kernel: Sequence[LoadSegment]) -> bool:
+        """Tell whether there is RAM for `part` below the hole, and nothing of the kernel lies there."""
+        is_apart = all(part.end <= segment.address or segment.end <= part.address for segment in kernel)
+        return is_apart and part.end <= self.ram[0][1]
+
+    def kibibytes(self) -> tuple[int, int]:
+        """Return the RAM from address 0, 639 KiB at most, and from 1 MiB on up to the first hole, in KiB."""
+        first = self.ram[0][1]
+        return min(first, LOWER_BYTES) >> 10, max(0, first - UPPER) >> 10
 
     def memory_map(self) -> list[tuple[int, int, int]]:
         """Return (address, size, type) of each range, as the BIOS call E820h has them: 1 is RAM, 2 reserved."""

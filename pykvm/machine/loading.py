@@ -183,7 +183,7 @@ def store(image: Image, memory: GuestMemory) -> None:
     Raises:
         ImageError: one does not fit the memory, or lies on the tables that the image's mode needs.
     """
-    for segment in image.segments:
+    for segment in (*image.segments, *image.firmware):
         for address, size in tables_bytes(image.mode):
             if segment.address < address + size and address < segment.end:
                 raise ImageError(

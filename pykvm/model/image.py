@@ -50,6 +50,7 @@ class Image:
     Attributes:
         path: file it came from.
         segments: what goes where.
+        firmware: what its machine's BIOS leaves in memory beside it.
         entry: linear address of the first instruction.
         mode: CPU mode at that instruction.
         registers: general registers that the format promises the guest, by name.
@@ -70,6 +71,7 @@ class Image:
     firmware_files: dict[str, bytes] = field(default_factory=dict)
     firmware_items: dict[int, bytes] = field(default_factory=dict)
     has_symbols: bool = False
+    firmware: tuple[LoadSegment, ...] = ()
 
     @property
     def size(self) -> int:

@@ -101,8 +101,15 @@ def test_interrupt_controllers(cpus: int) -> None:
 
 
 def test_tables_keep_out_of_the_way() -> None:
+    def is_there(setup: Setup, *kernel: LoadSegment) -> bool:
+        firmware = setup.firmware(kernel)
+        found = [segment for segment in firmware.segments if bytes(segment.data).startswith(b"RSD PTR ")]
+        assert [(s.address, bytes(s.data[:36])) for s in found] in ([], [(firmware.rsdp_at, firmware.rsdp)])
+        assert bool(found) == bool(firmware.rsdp) == bool(firmware.rsdp_at)
+        return bool(found)
+
     setup = Setup([(0, 64 << 20)])
-    assert len(setup.firmware([])) == 1
-    assert setup.firmware([LoadSegment(0xE0000, b"kernel")]) == ()
-    assert setup.firmware([LoadSegment(0x8000, b"", zeros=0xF0000)]) == ()
-    assert Setup([(0, 0xE0000)]).firmware([]) == ()
+    assert is_there(setup)
+    assert not is_there(setup, LoadSegment(0xE0000, b"kernel"))
+    assert not is_there(setup, LoadSegment(0x8000, b"", zeros=0xF0000))
+    assert not is_there(Setup([(0, 0xE0000)]))

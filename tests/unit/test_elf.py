@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pykvm.boot.elf import load_elf
+from pykvm.boot.setup import Setup
 from pykvm.errors import ImageError
 from pykvm.model.image import Image, StartMode
 from tests.images import X86_64, Part, elf, image_file
@@ -17,7 +18,7 @@ KERNEL = 0xFFFF_FFFF_8000_0000
 
 
 def load(folder: Path, data: bytes) -> Image:
-    return load_elf(image_file(folder, data))
+    return load_elf(image_file(folder, data), Setup([(0, 64 << 20)]))
 
 
 def refusal(folder: Path, data: bytes) -> str:

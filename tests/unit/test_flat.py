@@ -11,10 +11,12 @@ import pytest
 
 from pykvm.boot.flat import load_flat
 from pykvm.boot.image_file import MAX_IMAGE_BYTES, ImageFile
+from pykvm.boot.setup import Setup
 from pykvm.errors import ImageError
 from pykvm.model.image import LoadSegment, StartMode
 
 NOBODY = 65534
+SETUP = Setup([(0, 2 << 20)])
 ADVICE = "; give the path of a guest image"
 
 
@@ -36,7 +38,7 @@ def refusal(path: str | os.PathLike[str]) -> str:
 
 
 def test_real_mode_is_a_boot_sector(image: Path) -> None:
-    loaded = load_flat(ImageFile(image))
+    loaded = load_flat(ImageFile(image), SETUP)
     assert loaded.path == str(image)
     assert loaded.segments == (LoadSegment(0x7C00, b"\xf4" * 12),)
     assert (loaded.entry, loaded.mode, loaded.size) == (0x7C00, StartMode.REAL, 12)
@@ -45,22 +47,22 @@ def test_real_mode_is_a_boot_sector(image: Path) -> None:
 
 @pytest.mark.parametrize("mode", [StartMode.PROTECTED, StartMode.LONG])
 def test_other_modes_start_at_one_mebibyte(image: Path, mode: StartMode) -> None:
-    loaded = load_flat(ImageFile(str(image)), mode)
+    loaded = load_flat(ImageFile(str(image)), SETUP, mode)
     assert (loaded.segments[0].address, loaded.entry, loaded.mode) == (0x100000, 0x100000, mode)
     assert loaded.registers == {}
 
 
 def test_the_entry_follows_the_load_address_unless_it_is_given(image: Path) -> None:
-    loaded = load_flat(ImageFile(image), load=0x9000)
+    loaded = load_flat(ImageFile(image), SETUP, load=0x9000)
     assert (loaded.segments[0].address, loaded.entry) == (0x9000, 0x9000)
-    loaded = load_flat(ImageFile(image), StartMode.LONG, load=0, entry=0x10)
+    loaded = load_flat(ImageFile(image), SETUP, StartMode.LONG, load=0, entry=0x10)
     assert (loaded.segments[0].address, loaded.entry) == (0, 0x10)
 
 
 def test_a_link_is_followed_and_one_byte_is_enough(tmp_path: Path) -> None:
     (tmp_path / "byte").write_bytes(b"\xf4")
     (tmp_path / "link").symlink_to("byte")
-    assert load_flat(ImageFile(tmp_path / "link")).segments[0].data == b"\xf4"
+    assert load_flat(ImageFile(tmp_path / "link"), SETUP).segments[0].data == b"\xf4"
 
 
 # ---- files that are no image
@@ -154,5 +156,5 @@ def test_no_descriptor_is_left_open(tmp_path: Path, image: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for path in (tmp_path, tmp_path / "empty", Path("/dev/zero")):
         refusal(path)
-    load_flat(ImageFile(image))
+    load_flat(ImageFile(image), SETUP)
     assert len(os.listdir("/proc/self/fd")) == before

@@ -58,7 +58,7 @@ def refusal(folder: Path, data: bytes, setup: Setup | None = None) -> str:
 
 
 def at(image: Image, address: int, size: int) -> bytes:
-    [segment] = [s for s in image.segments if s.address <= address < s.end]
+    [segment] = [s for s in (*image.segments, *image.firmware) if s.address <= address < s.end]
     return bytes(segment.data[address - segment.address :][:size])
 
 

@@ -37,7 +37,7 @@ def kernel(*tags: bytes, at: int = 0x100000, zeros: int = 0, bits: int = 64) -> 
 
 def at(image: Image, address: int, size: int) -> bytes:
     """Return what is in memory at `address`."""
-    [segment] = [s for s in image.segments if s.address <= address < s.end]
+    [segment] = [s for s in (*image.segments, *image.firmware) if s.address <= address < s.end]
     return bytes(segment.data[address - segment.address :][:size])
 
 

@@ -73,7 +73,7 @@ def test_notes_without_end_are_not_all_read(tmp_path: Path, monkeypatch: pytest.
 
 
 def find(image: Image, address: int) -> LoadSegment:
-    return next(segment for segment in image.segments if segment.address <= address < segment.end)
+    return next(segment for segment in (*image.segments, *image.firmware) if segment.address <= address < segment.end)
 
 
 def at(image: Image, address: int, size: int) -> bytes:

@@ -2,11 +2,12 @@
 
 ::
 
-    0x0000_0000  real-mode interrupt vectors and BIOS data (left zero)
+    0x0000_0000  real-mode interrupt vectors, and BIOS data at 0x400
     0x0000_0500  GDT                         protected and long mode only
     0x0000_1000  page tables, 6 pages        long mode only
     0x0000_7c00  boot sector                 real mode; its stack grows down from here
     0x0008_0000  stack, growing down         protected and long mode
+    0x0009_fc00  extended BIOS data area
     0x000a_0000  (video memory and ROM on a PC)
     0x0010_0000  flat image                  protected and long mode
     0xc000_0000  hole up to 4 GiB: devices
