@@ -22,8 +22,10 @@ class Tables:
         assert sum(rsdp[:20]) % 256 == sum(rsdp) % 256 == 0
         length, xsdt = struct.unpack_from("<IQ", rsdp, 20)
         assert length == 36
+        rsdt = struct.unpack_from("<I", rsdp, 16)[0]
         self.found = self.listed(xsdt, b"XSDT", "Q")
-        assert self.listed(struct.unpack_from("<I", rsdp, 16)[0], b"RSDT", "I") == self.found
+        assert self.listed(rsdt, b"RSDT", "I") == self.found
+        self.roots = dict(map(self.table, (xsdt, rsdt)))
 
     def at(self, address: int, size: int) -> bytes:
         start = address - self.base
@@ -37,6 +39,11 @@ class Tables:
         data = self.at(address, length)
         assert sum(data) % 256 == 0
         return signature, data
+
+    def all(self) -> dict[bytes, bytes]:
+        """Return the tables by their signatures, those that lead to others, too."""
+        dsdt = self.table(struct.unpack_from("<I", self.found[b"FACP"], 40)[0])
+        return {**self.found, **self.roots, dsdt[0]: dsdt[1]}
 
     def listed(self, address: int, signature: bytes, form: str) -> dict[bytes, bytes]:
         found, data = self.table(address)
@@ -77,8 +84,7 @@ def test_fixed_hardware() -> None:
 def test_soft_off() -> None:
     """20.2.5.1: Name (_S5, Package (4) {0, 0, 0, 0})."""
     tables = Tables()
-    _, dsdt = tables.table(struct.unpack_from("<I", tables.found[b"FACP"], 40)[0])
-    body = dsdt[36:]
+    body = tables.all()[b"DSDT"][36:]
     assert (body[0], body[1:6], body[6]) == (0x08, b"\\_S5_", 0x12)
     assert body[7] == len(body) - 7  # PkgLength counts itself
     assert body[8:] == bytes((4, 0, 0, 0, 0))
