@@ -9,8 +9,20 @@ from __future__ import annotations
 import struct
 
 from pykvm.model.image import LoadSegment
+from pykvm.model.plain import record
 
-__all__ = ["IO_APIC", "IO_APIC_ID", "LOCAL_APIC", "OEM", "OVERRIDES", "RSDP_BYTES", "acpi_tables", "summed"]
+__all__ = [
+    "IO_APIC",
+    "IO_APIC_ID",
+    "LOCAL_APIC",
+    "OEM",
+    "OVERRIDES",
+    "RSDP_BYTES",
+    "acpi_tables",
+    "root_pointer",
+    "summed",
+]
+__all__ += ["Tables", "tables_at"]
 
 PLACE = 0xE0000
 """Where a PC's firmware is, and where RSDP is looked for, on a multiple of 16."""
@@ -21,6 +33,8 @@ PM_EVENT, PM_CONTROL, PM_TIMER, SCI = 0x600, 0x604, 0x608, 9
 RESET_PORT, RESET_VALUE = 0xCF9, 6
 LOCAL_APIC, IO_APIC, IO_APIC_ID = 0xFEE00000, 0xFEC00000, 0
 LEGACY_DEVICES, HAS_8042 = 1, 2
+FADT_DSDT, FADT_X_DSDT = 40, 140
+"""Places in the FADT."""
 NO_STATE = 0xFFFF
 """How long it takes to wake up from C2 or C3: there are none."""
 CMOS_CENTURY = 0x32
@@ -34,6 +48,47 @@ OVERRIDES = {0: (2, EDGE_HIGH), SCI: (SCI, LEVEL_HIGH)}
 """Pin of the I/O APIC, polarity and trigger of ISA interrupts that are not as others are (5.2.12.5)."""
 
 
+@record(frozen=True)
+class Tables:
+    """All tables but the RSDP, one behind the other.
+
+    Attributes:
+        data: their bytes.
+        starts: address of each; the RSDT and the XSDT are the last two.
+        pointers: (offset in `data`, bytes) of each address of a table in another one.
+    """
+
+    data: bytes
+    starts: tuple[int, ...]
+    pointers: tuple[tuple[int, int], ...]
+
+
+def tables_at(address: int, cpus: int, has_apics: bool) -> Tables:
+    """Return the tables for `address`; see `acpi_tables`."""
+    parts = [_table(b"DSDT", 2, SOFT_OFF), _fadt(address)]
+    if has_apics:
+        parts.append(_madt(cpus))
+    starts = [address]
+    for part in parts:
+        starts.append(starts[-1] + len(part))
+    listed = starts[1:-1]
+    # Kernels older than ACPI 2.0, and small ones, know the table of 32-bit addresses only.
+    parts.append(_table(b"RSDT", 1, b"".join(struct.pack("<I", start) for start in listed)))
+    starts.append(starts[-1] + len(parts[-1]))
+    parts.append(_table(b"XSDT", 1, b"".join(struct.pack("<Q", start) for start in listed)))
+    _, fadt, *_, rsdt, xsdt = (start - address for start in starts)
+    pointers = [(fadt + FADT_DSDT, 4), (fadt + FADT_X_DSDT, 8)]
+    pointers += [(rsdt + HEADER_BYTES + 4 * number, 4) for number in range(len(listed))]
+    pointers += [(xsdt + HEADER_BYTES + 8 * number, 8) for number in range(len(listed))]
+    return Tables(b"".join(parts), tuple(starts), tuple(pointers))
+
+
+def root_pointer(rsdt: int, xsdt: int) -> bytes:
+    """Return the RSDP (5.2.5.3)."""
+    rsdp = summed(struct.pack("<8sB6sBI", b"RSD PTR ", 0, OEM, 2, rsdt), 8)
+    return summed(rsdp + struct.pack("<IQB3x", RSDP_BYTES, xsdt, 0), 32)
+
+
 def acpi_tables(cpus: int, has_apics: bool) -> LoadSegment:
     """Return the tables as they lie in memory, the RSDP first.
 
@@ -41,21 +96,8 @@ def acpi_tables(cpus: int, has_apics: bool) -> LoadSegment:
         cpus: how many processors there are; their APIC IDs count from 0.
         has_apics: there are local APICs and an I/O APIC.
     """
-    dsdt = _table(b"DSDT", 2, SOFT_OFF)
-    at = PLACE + RSDP_ROOM
-    parts = [dsdt, _fadt(at)]
-    if has_apics:
-        parts.append(_madt(cpus))
-    addresses = []
-    for part in parts:
-        addresses.append(at)
-        at += len(part)
-    # Kernels older than ACPI 2.0, and small ones, know the table of 32-bit addresses only.
-    rsdt = _table(b"RSDT", 1, b"".join(struct.pack("<I", address) for address in addresses[1:]))
-    xsdt = _table(b"XSDT", 1, b"".join(struct.pack("<Q", address) for address in addresses[1:]))
-    rsdp = summed(struct.pack("<8sB6sBI", b"RSD PTR ", 0, OEM, 2, at), 8)
-    rsdp = summed(rsdp + struct.pack("<IQB3x", RSDP_BYTES, at + len(rsdt), 0), 32)
-    return LoadSegment(PLACE, rsdp.ljust(RSDP_ROOM, b"\0") + b"".join(parts) + rsdt + xsdt)
+    tables = tables_at(PLACE + RSDP_ROOM, cpus, has_apics)
+    return LoadSegment(PLACE, root_pointer(*tables.starts[-2:]).ljust(RSDP_ROOM, b"\0") + tables.data)
 
 
 def summed(data: bytes, at: int) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from pykvm.boot.acpi_loader import acpi_files
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Setup
 from pykvm.memory import LOW_ROM_BYTES, MAX_ROM_BYTES, PAGE_BYTES, SHADOW_END
@@ -70,7 +71,7 @@ def boot_firmware(firmware: Sequence[ImageFile], file: ImageFile | None, is_linu
         raise bios.error("a BIOS needs --memory 1M or more")
     low = min(size, LOW_ROM_BYTES)
     roms = LoadSegment(FOUR_GIB - size, bios.data), LoadSegment(SHADOW_END - low, bios.data[size - low :])
-    files: dict[str, bytes] = {}
+    files = acpi_files(setup.cpus, setup.has_apics)
     items: dict[int, bytes] = {}
     for option_rom in option_roms:
         is_video = bytes(option_rom.data[VIDEO_SIGNATURE_AT:][:3]) == VIDEO_SIGNATURE

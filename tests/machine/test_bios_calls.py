@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.support import DEADLINE_S
 pytestmark = pytest.mark.kvm
 
 
-def run(folder: Path, code: str, **options: object) -> Outcome:
+def run(folder: Path, code: str, **options: Any) -> Outcome:
     (folder / "guest").write_bytes(bytes.fromhex(code))
     with Machine.boot(folder / "guest", **options) as machine:
         return machine.run(DEADLINE_S)
@@ -51,7 +52,7 @@ def test_the_guest_can_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"load": 0x200}, {"load": 0xFDFFF}, {"memory": "512K"}])
-def test_where_the_vectors_have_no_room(tmp_path: Path, options: dict[str, object]) -> None:
+def test_where_the_vectors_have_no_room(tmp_path: Path, options: dict[str, Any]) -> None:
     (tmp_path / "guest").write_bytes(b"\xf4\xf4")
     with Machine.boot(tmp_path / "guest", **options) as machine:
         assert machine.image is not None

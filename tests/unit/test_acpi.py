@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from pykvm.boot.acpi import acpi_tables
+from pykvm.boot.acpi_loader import acpi_files
 from pykvm.boot.setup import Setup
 from pykvm.model.image import LoadSegment
 
@@ -17,7 +18,9 @@ class Tables:
     def __init__(self, cpus: int = 1, has_apics: bool = True) -> None:
         segment = acpi_tables(cpus, has_apics)
         self.base, self.data = segment.address, bytes(segment.data)
-        rsdp = self.at(self.base, 36)
+        self.follow(self.at(self.base, 36))
+
+    def follow(self, rsdp: bytes) -> None:
         assert (rsdp[:8], rsdp[15]) == (b"RSD PTR ", 2)
         assert sum(rsdp[:20]) % 256 == sum(rsdp) % 256 == 0
         length, xsdt = struct.unpack_from("<IQ", rsdp, 20)
@@ -119,3 +122,57 @@ def test_tables_keep_out_of_the_way() -> None:
     assert not is_there(setup, LoadSegment(0xE0000, b"kernel"))
     assert not is_there(setup, LoadSegment(0x8000, b"", zeros=0xF0000))
     assert not is_there(Setup([(0, 0xE0000)]))
+
+
+class Bios:
+    """Runs the script for a BIOS, as such a one does: at places of its own."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.memory: dict[str, tuple[int, bytearray]] = {}
+        self.files = files
+        script = files["etc/table-loader"]
+        assert len(script) % 128 == 0
+        for at in range(0, len(script), 128):
+            (command,) = struct.unpack_from("<I", script, at)
+            {1: self.allocate, 2: self.add_pointer, 3: self.add_checksum}[command](script[at + 4 : at + 128])
+
+    def name(self, field: bytes) -> str:
+        return field.rstrip(b"\0").decode()
+
+    def allocate(self, fields: bytes) -> None:
+        file, align, zone = struct.unpack_from("<56sIB", fields)
+        address = {1: 0x7FE0040, 2: 0xF5A00}[zone]
+        assert address % align == 0
+        self.memory[self.name(file)] = address, bytearray(self.files[self.name(file)])
+
+    def add_pointer(self, fields: bytes) -> None:
+        into, to, offset, size = struct.unpack_from("<56s56sIB", fields)
+        data = self.memory[self.name(into)][1]
+        value = int.from_bytes(data[offset : offset + size], "little") + self.memory[self.name(to)][0]
+        data[offset : offset + size] = value.to_bytes(size, "little")
+
+    def add_checksum(self, fields: bytes) -> None:
+        file, offset, start, size = struct.unpack_from("<56sIII", fields)
+        data = self.memory[self.name(file)][1]
+        assert start + size <= len(data)
+        data[offset] = (data[offset] - sum(data[start : start + size])) & 0xFF
+
+
+@pytest.mark.parametrize(("cpus", "has_apics"), [(1, False), (1, True), (255, True)])
+def test_a_bios_puts_the_tables_where_it_likes(cpus: int, has_apics: bool) -> None:
+    memory = Bios(acpi_files(cpus, has_apics)).memory
+    base, data = memory["etc/acpi/tables"]
+    rsdp = bytes(memory["etc/acpi/rsdp"][1])
+    expected = Tables(cpus, has_apics)
+    moved = Tables.__new__(Tables)
+    moved.base, moved.data = base, bytes(data)
+    moved.follow(rsdp)
+    assert {name: len(table) for name, table in moved.found.items()} == {
+        name: len(table) for name, table in expected.found.items()
+    }
+    dsdt, x_dsdt = (
+        struct.unpack_from("<I", moved.found[b"FACP"], 40),
+        struct.unpack_from("<Q", moved.found[b"FACP"], 140),
+    )
+    assert dsdt == x_dsdt
+    assert moved.table(dsdt[0])[0] == b"DSDT"
