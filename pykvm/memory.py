@@ -82,7 +82,8 @@ class GuestMemory:
         regions: RAM, in the order of the addresses.
         rom: the ROM; None for none.
         windows: what the guest sees, in the order of the addresses. Their places stay the same.
-        changes: how many times `write`, `write_int` and `clear` were called; not what is done to a region's buffer.
+        changes: how many times `write`, `write_int`, `view` and `clear` were called; not what is done to a region's
+            buffer.
 
     Raises:
         ConfigurationError: `size` or the ROM's is out of range, or the host has no room for it.
@@ -203,6 +204,17 @@ class GuestMemory:
         self.changes += 1
         offset = address - region.address
         region.buffer[offset : offset + len(view)] = view
+
+    def view(self, address: int, size: int) -> memoryview:
+        """Return `size` bytes at guest-physical `address`, to be written to; release it before the memory is closed.
+
+        Raises:
+            AddressError: not all of the range is RAM.
+        """
+        region = self.region(address, size)
+        self.changes += 1
+        offset = address - region.address
+        return memoryview(region.buffer)[offset : offset + size]
 
     def clear(self, address: int, size: int) -> None:
         """Fill `size` bytes at guest-physical `address` with zeros; whole pages go back to the host.

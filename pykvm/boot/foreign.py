@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["what_else"]
+__all__ = ["FOREIGN_BYTES", "what_else"]
 
+FOREIGN_BYTES = 0x8006
+"""How much of a file's beginning tells."""
 TEXT_BYTES = 512
 _SIGNATURES = (
     (0, b"\x1f\x8b", "is compressed by gzip; unpack it first"),

@@ -54,7 +54,7 @@ def recognise(file: ImageFile) -> dict[str, str]:
 
 
 def _multiboot2(file: ImageFile) -> Found:
-    if _MULTIBOOT2_MAGIC in bytes(file.data[:_SEARCHED_BYTES_2]):
+    if _MULTIBOOT2_MAGIC in bytes(file.first(_SEARCHED_BYTES_2)):
         from pykvm.boot.multiboot2 import find_header
 
         if (header := find_header(file)) is not None:
@@ -63,7 +63,7 @@ def _multiboot2(file: ImageFile) -> Found:
 
 
 def _multiboot1(file: ImageFile) -> Found:
-    if _MULTIBOOT_MAGIC in bytes(file.data[:_SEARCHED_BYTES]):
+    if _MULTIBOOT_MAGIC in bytes(file.first(_SEARCHED_BYTES)):
         from pykvm.boot.multiboot1 import find_header
 
         if (header := find_header(file)) is not None:
@@ -72,14 +72,14 @@ def _multiboot1(file: ImageFile) -> Found:
 
 
 def _elf(file: ImageFile) -> Found:
-    first = bytes(file.data[:4])
+    first = bytes(file.first(4))
     if first == _ELF_MAGIC:
         return True, "magic number at offset 0"
     return False, f"no {_ELF_MAGIC.hex(' ')} at offset 0, but {first.hex(' ')}"
 
 
 def _pvh(file: ImageFile) -> Found:
-    if bytes(file.data[:4]) != _ELF_MAGIC:
+    if bytes(file.first(4)) != _ELF_MAGIC:
         return False, "no ELF, in which its note would be"
     from pykvm.boot.elf import Elf
     from pykvm.boot.pvh import find_entry
@@ -89,7 +89,7 @@ def _pvh(file: ImageFile) -> Found:
 
 
 def _vmlinux(file: ImageFile) -> Found:
-    if bytes(file.data[:4]) != _ELF_MAGIC:
+    if bytes(file.first(4)) != _ELF_MAGIC:
         return False, "no ELF"
     from pykvm.boot.elf import Elf
     from pykvm.boot.linux import BANNER, has_banner
@@ -99,12 +99,12 @@ def _vmlinux(file: ImageFile) -> Found:
 
 
 def _linux(file: ImageFile) -> Found:
-    is_there = bytes(file.data[_LINUX_SIGNATURE_AT:][:4]) == _LINUX_SIGNATURE
+    is_there = bytes(file.first(_LINUX_SIGNATURE_AT + 4)[_LINUX_SIGNATURE_AT:]) == _LINUX_SIGNATURE
     return is_there, f"{'' if is_there else 'no '}HdrS at offset {_LINUX_SIGNATURE_AT:#x}"
 
 
 def _boot_sector(file: ImageFile) -> Found:
-    is_there = bytes(file.data[_BOOT_SIGNATURE_AT:][:2]) == _BOOT_SIGNATURE
+    is_there = bytes(file.first(_BOOT_SIGNATURE_AT + 2)[_BOOT_SIGNATURE_AT:]) == _BOOT_SIGNATURE
     return is_there, f"{'' if is_there else 'no '}55 aa at offset {_BOOT_SIGNATURE_AT:#x}"
 
 
@@ -246,9 +246,9 @@ def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
 
 
 def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:
-    from pykvm.boot.foreign import what_else
+    from pykvm.boot.foreign import FOREIGN_BYTES, what_else
 
-    meaning = what_else(file.data)
+    meaning = what_else(file.first(FOREIGN_BYTES))
     if meaning is not None:
         absent = "; ".join(f"{name}: {text}" for name, text in looked.items() if name != FLAT)
         raise file.error(f"{meaning}, and no guest ({absent}); --mode real boots it all the same")

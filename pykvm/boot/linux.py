@@ -80,7 +80,7 @@ def read_header(file: ImageFile) -> Header:
     if has_16bit_entry_only(file):
         found = f"{version >> 8}.{version & 0xFF:02}"
         raise file.error(f"is a Linux kernel of boot protocol {found}, which {ONLY_16BIT}")
-    end = SIGNATURE_AT + file.data[SIGNATURE_AT - 1]
+    end = SIGNATURE_AT + file.unpack("<B", SIGNATURE_AT - 1, "the setup header")[0]
     fields = file.unpack("<IIBBHI", 0x22C, "the setup header")
     initrd_most, _, relocatable, _, loads, command_line_most = fields
     preferred, size = HIGH, len(file.data)
@@ -198,14 +198,14 @@ def _place_kernel(file: ImageFile, header: Header, setup: Setup) -> LoadSegment:
 
 def _place_initrd(file: ImageFile, header: Header, setup: Setup, kernel: LoadSegment) -> tuple[LoadSegment, ...]:
     """Return the initial RAM disk as high as it may be."""
-    data = setup.initrd()
-    if not data:
+    size = setup.initrd_bytes()
+    if not size:
         return ()
     top = min(setup.ram[0][1], header.initrd_most + 1, FOUR_GIB)
-    address = (top - len(data)) & ~0xFFF
+    address = (top - size) & ~0xFFF
     if address < kernel.end:
-        raise file.error(f"no room for {len(data):#x} bytes of initial RAM disk behind the kernel; see --memory")
-    return (LoadSegment(address, data),)
+        raise file.error(f"no room for {size:#x} bytes of initial RAM disk behind the kernel; see --memory")
+    return setup.initrd(address)
 
 
 def _zero_page(
@@ -231,8 +231,8 @@ def _zero_page(
     page[RSDP_AT : RSDP_AT + 8] = rsdp.to_bytes(8, "little")
     page[HEADER_AT : HEADER_AT + len(header.raw)] = header.raw
     page[LOADER_AT] = UNKNOWN_LOADER
-    initrd = initrds[0] if initrds else LoadSegment(0, b"")
-    struct.pack_into("<II", page, INITRD_AT, initrd.address, initrd.size)
+    initrd_at = initrds[0].address if initrds else 0
+    struct.pack_into("<II", page, INITRD_AT, initrd_at, setup.initrd_bytes())
     struct.pack_into("<I", page, COMMAND_LINE_AT, address + ZERO_PAGE_BYTES)
     ranges = setup.memory_map()[:MOST_RANGES]
     page[RANGE_COUNT_AT] = len(ranges)

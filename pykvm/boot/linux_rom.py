@@ -71,7 +71,7 @@ def linux_by_bios(file: ImageFile, setup: Setup) -> tuple[bytes, dict[int, bytes
     sectors = file.unpack("<B", 0x1F1, "the setup header")[0] or 4
     version, flags = file.unpack("<HxxxxxxxxxB", 0x206, "the setup header")
     kernel_at = (sectors + 1) * SECTOR_BYTES
-    code = bytearray(file.part(0, kernel_at, "the setup code"))
+    code = bytearray(bytes(file.part(0, kernel_at, "the setup code")))
     kernel = bytes(file.part(kernel_at, len(file.data) - kernel_at, "the kernel behind its setup code"))
     is_high = version >= 0x200 and bool(flags & LOADED_HIGH)
     is_old = version < 0x202 or not is_high
@@ -83,7 +83,7 @@ def linux_by_bios(file: ImageFile, setup: Setup) -> tuple[bytes, dict[int, bytes
         raise file.error("its setup code or its command line is too long for the 16-bit entry")
     places = {SETUP: at, KERNEL: HIGH_KERNEL_AT if is_high else LOW_KERNEL_AT, COMMAND_LINE: text_at}
     parts = {SETUP: code, KERNEL: kernel, COMMAND_LINE: text}
-    if initrd := setup.initrd():
+    if initrd := b"".join(bytes(part.data) + bytes(part.zeros) for part in setup.initrd(0)):
         places[INITRD] = _place_initrd(file, setup, len(initrd), version, places[KERNEL] + len(kernel))
         parts[INITRD] = initrd
     most = OLD_SETUP_AT if not is_high else setup.ram[0][1] - BIOS_BYTES

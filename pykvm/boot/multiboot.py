@@ -102,7 +102,7 @@ def by_elf(file: ImageFile, header_offset: int, entry: int | None = None) -> Ker
     Raises:
         ImageError: it is no ELF, or damaged.
     """
-    if bytes(file.data[:4]) != ELF_MAGIC:
+    if bytes(file.first(4)) != ELF_MAGIC:
         raise file.error(f"Multiboot header at {header_offset:#x}: has no addresses, and the file is no ELF")
     elf = Elf(file)
     refuse_foreign(elf)
@@ -117,26 +117,27 @@ def place_modules(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment]) 
     Raises:
         ImageError: there is no room.
     """
-    wanted = [(module.file.path, module.file.data) for module in setup.modules]
-    return place_files(file, setup, kernel, wanted)
+    wanted = [(module.file.path, len(module.file.data)) for module in setup.modules]
+    places = place_files(file, setup, kernel, wanted)
+    return [LoadSegment(at, module.file.data) for at, module in zip(places, setup.modules, strict=True)]
 
 
 def place_files(
-    file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], wanted: Sequence[tuple[str, bytes | memoryview]]
-) -> list[LoadSegment]:
-    """Return what `wanted` names, each on a page of its own behind the kernel.
+    file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], wanted: Sequence[tuple[str, int]]
+) -> list[int]:
+    """Return addresses for what `wanted` names, with its size, each on a page of its own behind the kernel.
 
     Raises:
         ImageError: there is no room.
     """
     taken = list(kernel)
     low = max(UPPER, *(segment.end for segment in kernel))
-    for name, data in wanted:
-        address = free_place(len(data), taken, low, min(setup.ram[0][1], FOUR_GIB))
+    for name, size in wanted:
+        address = free_place(size, taken, low, min(setup.ram[0][1], FOUR_GIB))
         if address is None:
-            raise file.error(f"no room for module {name!r}, {len(data):#x} bytes behind the kernel; see --memory")
-        taken.append(LoadSegment(address, data))
-    return taken[len(kernel) :]
+            raise file.error(f"no room for module {name!r}, {size:#x} bytes behind the kernel; see --memory")
+        taken.append(LoadSegment(address, b"", size))
+    return [place.address for place in taken[len(kernel) :]]
 
 
 def place(file: ImageFile, setup: Setup, size: int, taken: Sequence[LoadSegment]) -> int:

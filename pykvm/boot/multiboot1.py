@@ -52,7 +52,7 @@ class Header:
 
 def find_header(file: ImageFile) -> Header | None:
     """Return the header in the first 8 KiB of `file` (3.1), or None."""
-    searched = file.data[: min(SEARCHED_BYTES, len(file.data) & ~3)]
+    searched = file.first(min(SEARCHED_BYTES, len(file.data) & ~3))
     words = searched.cast("I") if len(searched) >= 12 else memoryview(b"").cast("B")
     for number in range(len(words) - 2):
         if words[number] == MAGIC and not (MAGIC + words[number + 1] + words[number + 2]) & 0xFFFFFFFF:

@@ -70,7 +70,7 @@ def find_header(file: ImageFile) -> Header | None:
     Raises:
         ImageError: its tags are damaged.
     """
-    searched = file.data[: min(SEARCHED_BYTES, len(file.data) & ~7)]
+    searched = file.first(min(SEARCHED_BYTES, len(file.data) & ~7))
     words = searched.cast("I") if len(searched) >= HEADER_BYTES else memoryview(b"").cast("B")
     for number in range(0, len(words) - 3, 2):
         if words[number] == MAGIC and words[number + 1] == I386 and not sum(words[number : number + 4]) & 0xFFFFFFFF:
@@ -80,7 +80,9 @@ def find_header(file: ImageFile) -> Header | None:
 
 
 def _tags(file: ImageFile, offset: int, size: int) -> Iterator[tuple[int, int, memoryview]]:
-    header = file.part(offset, size, "the Multiboot2 header")
+    if offset + size > SEARCHED_BYTES:
+        raise file.error(f"Multiboot2 header at {offset:#x}: {size:#x} bytes; it must be in the first 32 KiB")
+    header = memoryview(bytes(file.part(offset, size, "the Multiboot2 header")))
     at = HEADER_BYTES
     while True:
         type_, flags, length = file.unpack("<HHI", offset + at, "a tag of the Multiboot2 header")

@@ -36,15 +36,15 @@ def find_entry(elf: Elf) -> int | None:
     for segment in elf.segments:
         if segment.type != PT_NOTE:
             continue
-        notes = elf.file.part(segment.offset, segment.file_bytes, "the notes")[:left]
+        notes = bytes(elf.file.part(segment.offset, segment.file_bytes, "the notes")[:left])
         left -= len(notes)
         at = 0
         while at + 12 <= len(notes):
             name_bytes, value_bytes, type_ = struct.unpack_from("<III", notes, at)
             name_at = at + 12
             value_at = name_at + (name_bytes + 3 & ~3)
-            value = bytes(notes[value_at : value_at + value_bytes])
-            if type_ == PHYS32_ENTRY and bytes(notes[name_at : name_at + name_bytes]) == OWNER:
+            value = notes[value_at : value_at + value_bytes]
+            if type_ == PHYS32_ENTRY and notes[name_at : name_at + name_bytes] == OWNER:
                 entry = int.from_bytes(value, "little")
                 if len(value) not in (4, 8) or entry >= FOUR_GIB:
                     raise elf.file.error(
@@ -69,14 +69,12 @@ def load_pvh(file: ImageFile, setup: Setup) -> Image:
     if not any(s.physical <= entry < s.physical + s.memory_bytes for s in loaded):
         raise file.error(f"its PVH note gives the entry {entry:#x}, which is in none of its segments")
     kernel = load_segments(elf, loaded)
-    wanted: list[tuple[str, bytes | memoryview]] = [("initrd", setup.initrd())] if setup.initrds else []
-    wanted += [(module.file.path, module.file.data) for module in setup.modules]
-    modules = place_files(file, setup, kernel, wanted)
+    modules = _place_modules(file, setup, kernel)
     firmware = setup.firmware(kernel)
     info = _start_info(file, setup, kernel, modules, firmware.rsdp_at)
     return Image(
         path=file.path,
-        segments=(*kernel, *modules, info),
+        segments=(*kernel, *(part for module in modules for part in module), info),
         firmware=firmware.segments,
         entry=entry,
         mode=StartMode.PROTECTED,
@@ -86,8 +84,22 @@ def load_pvh(file: ImageFile, setup: Setup) -> Image:
     )
 
 
+def _place_modules(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment]) -> list[tuple[LoadSegment, ...]]:
+    """Return the parts of the initial RAM disk, which is the first module, and the others, of one part each."""
+    initrd_bytes = [size for size in (setup.initrd_bytes(),) if size]
+    wanted = [("initrd", size) for size in initrd_bytes]
+    wanted += [(module.file.path, len(module.file.data)) for module in setup.modules]
+    places = place_files(file, setup, kernel, wanted)
+    initrds = [setup.initrd(places.pop(0)) for _ in initrd_bytes]
+    return initrds + [(LoadSegment(at, module.file.data),) for at, module in zip(places, setup.modules, strict=True)]
+
+
 def _start_info(
-    file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules: Sequence[LoadSegment], rsdp: int
+    file: ImageFile,
+    setup: Setup,
+    kernel: Sequence[LoadSegment],
+    modules: Sequence[Sequence[LoadSegment]],
+    rsdp: int,
 ) -> LoadSegment:
     """Return struct hvm_start_info with all that it points to."""
     initrd_text = [""] if setup.initrds else []
@@ -96,7 +108,7 @@ def _start_info(
     ranges = b"".join(struct.pack("<QQII", *entry, 0) for entry in setup.memory_map())
     listed_bytes = MODULE_BYTES * len(modules)
     size = START_INFO_BYTES + listed_bytes + len(ranges) + sum(map(len, texts))
-    address = place(file, setup, size, (*kernel, *modules))
+    address = place(file, setup, size, (*kernel, *(part for module in modules for part in module)))
     modules_at = address + START_INFO_BYTES
     ranges_at = modules_at + listed_bytes
     text_at = [ranges_at + len(ranges)]
@@ -110,7 +122,7 @@ def _start_info(
         *(len(ranges) // RANGE_BYTES, 0),
     )
     listed = b"".join(
-        struct.pack("<QQQQ", module.address, module.size, text, 0)
-        for module, text in zip(modules, module_texts_at, strict=True)
+        struct.pack("<QQQQ", parts[0].address, parts[-1].end - parts[0].address, text, 0)
+        for parts, text in zip(modules, module_texts_at, strict=True)
     )
     return LoadSegment(address, info + listed + ranges + b"".join(texts))

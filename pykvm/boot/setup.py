@@ -60,9 +60,17 @@ class Setup:
     cpus: int = 1
     has_apics: bool = False
 
-    def initrd(self) -> bytes:
-        """Return the initial RAM disk; its parts begin on multiples of 4, as Linux finds them."""
-        return b"".join(bytes(file.data).ljust(len(file.data) + 3 & ~3, b"\0") for file in self.initrds)
+    def initrd_bytes(self) -> int:
+        """Return the size of the initial RAM disk; 0 where there is none."""
+        return sum(len(file.data) + 3 & ~3 for file in self.initrds)
+
+    def initrd(self, address: int) -> tuple[LoadSegment, ...]:
+        """Return the initial RAM disk from `address` on; its parts begin on multiples of 4, as Linux finds them."""
+        parts: list[LoadSegment] = []
+        for file in self.initrds:
+            at = parts[-1].end if parts else address
+            parts.append(LoadSegment(at, file.data, -len(file.data) % 4))
+        return tuple(parts)
 
     def firmware(self, kernel: Sequence[LoadSegment]) -> Firmware:
         """Return what a BIOS leaves in memory; nothing of it where there is no RAM, or where the kernel lies."""

@@ -23,7 +23,7 @@ from pykvm.boot.setup import Module, Setup
 from pykvm.devices.device import Device
 from pykvm.errors import AddressError, ConfigurationError, ImageError
 from pykvm.memory import GuestMemory
-from pykvm.model.image import Image, StartMode
+from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.units import parse_address
 
 MODES = (StartMode.REAL, StartMode.PROTECTED, StartMode.LONG)
@@ -69,9 +69,9 @@ class Guest:
         return bool(self._formats) and first_of(self._formats) in (LINUX, PVH, VMLINUX)
 
     @property
-    def rom(self) -> bytes | memoryview:
+    def rom(self) -> bytes:
         """The BIOS; empty where there is none."""
-        return self._firmware[0].data if self._firmware else b""
+        return bytes(self._firmware[0].data) if self._firmware else b""
 
     def image(self, memory: GuestMemory, cpus: int, has_apics: bool) -> Image:
         """Return the image for a machine with this memory, so many vCPUs, and with or without APICs.
@@ -192,11 +192,19 @@ def store(image: Image, memory: GuestMemory) -> None:
                 )
         try:
             memory.region(segment.address, segment.size)
-            memory.write(segment.address, segment.data)
+            _copy(segment, memory)
             if segment.zeros:
                 memory.clear(segment.address + len(segment.data), segment.zeros)
         except AddressError as error:
             raise ImageError(f"{image.path!r}: does not fit: {error}; see --memory and --load") from error
+
+
+def _copy(segment: LoadSegment, memory: GuestMemory) -> None:
+    if isinstance(segment.data, bytes | memoryview):
+        memory.write(segment.address, segment.data)
+    else:
+        with memory.view(segment.address, len(segment.data)) as view:
+            segment.data.read_into(view)
 
 
 def fill(device: Device, image: Image) -> None:

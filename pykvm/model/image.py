@@ -6,6 +6,20 @@ from enum import Enum
 
 from pykvm.model.plain import field, record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Stored(Protocol):
+        """Bytes that are elsewhere."""
+
+        def __len__(self) -> int: ...
+        def __bytes__(self) -> bytes: ...
+        def __getitem__(self, index: slice, /) -> Stored: ...
+        def read_into(self, view: memoryview, /) -> None:
+            """Fill `view`, which is as long."""
+
+
 __all__ = ["Image", "LoadSegment", "StartMode"]
 
 
@@ -24,12 +38,12 @@ class LoadSegment:
 
     Attributes:
         address: of its first byte.
-        data: the bytes.
+        data: the bytes, or what reads them straight into memory.
         zeros: how many bytes of zero follow them.
     """
 
     address: int
-    data: bytes | memoryview
+    data: bytes | memoryview | Stored
     zeros: int = 0
 
     @property

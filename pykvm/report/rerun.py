@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pykvm.arch.x86.instruction import split_prefixes
-from pykvm.errors import AcceleratorError
+from pykvm.errors import AcceleratorError, ImageError
 from pykvm.machine import Machine
 from pykvm.model.access import Access
 from pykvm.model.exits import InterruptTaken, LimitReached, Shutdown
@@ -117,7 +117,7 @@ def rerun_to_fault(machine: Machine) -> Rerun:
         again.load(machine.image)
         _replay(again, accesses)
         note = _step_to_shutdown(again)
-    except (_StopError, AcceleratorError) as error:
+    except (_StopError, AcceleratorError, ImageError) as error:
         return Rerun(None, str(error))
     finally:
         if note is None:

@@ -23,7 +23,7 @@ class Memory:
     def __init__(self, setup: Setup, kernel: list[LoadSegment] | None = None) -> None:
         self.data = bytearray(1 << 20)
         for segment in setup.firmware(kernel or []).segments:
-            self.data[segment.address : segment.end] = segment.data
+            self.data[segment.address : segment.end] = bytes(segment.data)
 
     def number(self, address: int, form: str = "H") -> int:
         return int(struct.unpack_from(f"<{form}", self.data, address)[0])
