@@ -9,7 +9,7 @@ from types import TracebackType
 from pykvm.errors import AddressError, ConfigurationError
 from pykvm.model.plain import record
 
-__all__ = ["PAGE_BYTES", "SHADOWED", "GuestMemory", "MemoryRegion", "Window"]
+__all__ = ["HOLE_START", "PAGE_BYTES", "SHADOWED", "GuestMemory", "MemoryRegion", "Window", "more_memory"]
 
 PAGE_BYTES = 4096
 MAP_NORESERVE = 0x4000
@@ -25,6 +25,15 @@ SHADOW_START, SHADOW_END = 0xC0000, 0x100000
 SHADOWED = (*((at, 0x4000) for at in range(SHADOW_START, 0xF0000, 0x4000)), (0xF0000, 0x10000))
 """(address, size) of each range below 1 MiB that can be ROM or the RAM under it (Intel 82441FX data sheet, PAM)."""
 READS_RAM, WRITES_RAM = 1, 2
+
+
+def more_memory(address: int, size: int) -> str:
+    """Return what gives a machine RAM at guest-physical `address`, `size` bytes, in words."""
+    end = address + size
+    if address < HOLE_END and end > HOLE_START:
+        return f"there is never RAM from {HOLE_START:#x} to {HOLE_END - 1:#x}, where a PC has its devices"
+    needed = end if end <= HOLE_START else end - HOLE_END + HOLE_START
+    return f"give it --memory {-(-needed >> 20)}M or more" if needed <= MAX_BYTES else "no machine has so much memory"
 
 
 class MemoryRegion:

@@ -13,6 +13,7 @@ from pykvm.boot.elf import PT_LOAD, Elf, load_segments, refuse_foreign
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import as_text
 from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
+from pykvm.memory import more_memory
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.model.plain import record
 
@@ -30,7 +31,6 @@ UNKNOWN_LOADER = 0xFF
 ZERO_PAGE_BYTES = 4096
 MOST_RANGES = 128
 ZERO_PAGE_LOW = 0x10000
-FOUR_GIB = 1 << 32
 BANNER = b"Linux version "
 """How the text begins that each kernel greets with, and that `strings` finds in it."""
 SEARCHED_BYTES = 1 << 20
@@ -190,9 +190,10 @@ def _place_kernel(file: ImageFile, header: Header, setup: Setup) -> LoadSegment:
     size = max(header.size, len(data))
     # One that is loaded lower than it would like to be moves itself there.
     address = header.preferred if header.is_relocatable else HIGH
-    if address < HIGH or address + size > min(setup.ram[0][1], FOUR_GIB):
-        most = -(-(address + size) >> 20)
-        raise file.error(f"needs {size:#x} bytes of memory from {address:#x} on; give it --memory {most}M or more")
+    if address < HIGH or address + size > setup.ram[0][1]:
+        initrd_at = address + size + 0xFFF & ~0xFFF
+        more = more_memory(address, initrd_at + setup.initrd_bytes() - address if setup.initrds else size)
+        raise file.error(f"needs {size:#x} bytes of memory from {address:#x} on; {more}")
     return LoadSegment(address, data, size - len(data))
 
 
@@ -201,10 +202,14 @@ def _place_initrd(file: ImageFile, header: Header, setup: Setup, kernel: LoadSeg
     size = setup.initrd_bytes()
     if not size:
         return ()
-    top = min(setup.ram[0][1], header.initrd_most + 1, FOUR_GIB)
+    top = min(setup.ram[0][1], header.initrd_most + 1)
     address = (top - size) & ~0xFFF
     if address < kernel.end:
-        raise file.error(f"no room for {size:#x} bytes of initial RAM disk behind the kernel; see --memory")
+        lowest = kernel.end + 0xFFF & ~0xFFF
+        more = more_memory(lowest, size)
+        if lowest + size > header.initrd_most + 1:
+            more = f"this kernel has it end at {header.initrd_most:#x} at most"
+        raise file.error(f"no room for {size:#x} bytes of initial RAM disk behind the kernel; {more}")
     return setup.initrd(address)
 
 

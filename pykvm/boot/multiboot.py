@@ -11,6 +11,7 @@ from pykvm.boot.elf import MAGIC as ELF_MAGIC
 from pykvm.boot.elf import Elf, load_segments, refuse_foreign
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
+from pykvm.memory import HOLE_START, PAGE_BYTES, more_memory
 from pykvm.model.image import LoadSegment
 from pykvm.model.plain import record
 
@@ -21,6 +22,7 @@ __all__ = [
     "as_text",
     "by_addresses",
     "by_elf",
+    "modules_end",
     "place",
     "place_files",
     "place_modules",
@@ -29,7 +31,6 @@ __all__ = [
 LOADER_NAME = "pykvm"
 LOW, UPPER = 0x10000, 0x100000
 """The structures go between the real-mode area and the extended BIOS data area, or where there is room above."""
-FOUR_GIB = 1 << 32
 
 
 @record(frozen=True)
@@ -122,35 +123,50 @@ def place_modules(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment]) 
     return [LoadSegment(at, module.file.data) for at, module in zip(places, setup.modules, strict=True)]
 
 
+def modules_end(setup: Setup, kernel_end: int) -> int:
+    """Return where the modules end if they lie behind a kernel that ends there."""
+    for module in setup.modules:
+        kernel_end = -(-kernel_end // PAGE_BYTES) * PAGE_BYTES + len(module.file.data)
+    return kernel_end
+
+
 def place_files(
     file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], wanted: Sequence[tuple[str, int]]
 ) -> list[int]:
-    """Return addresses for what `wanted` names, with its size, each on a page of its own behind the kernel.
+    """Return addresses for what `wanted` names, with its size, each on a page of its own.
+
+    It is behind the kernel, or anywhere where there is room if there is none.
 
     Raises:
         ImageError: there is no room.
     """
-    taken = list(kernel)
-    low = max(UPPER, *(segment.end for segment in kernel))
-    for name, size in wanted:
-        address = free_place(size, taken, low, min(setup.ram[0][1], FOUR_GIB))
-        if address is None:
-            raise file.error(f"no room for module {name!r}, {size:#x} bytes behind the kernel; see --memory")
-        taken.append(LoadSegment(address, b"", size))
-    return [place.address for place in taken[len(kernel) :]]
+    behind = max(UPPER, *(segment.end for segment in kernel))
+    for low, high in ((behind, setup.ram[0][1]), (UPPER, setup.ram[0][1]), (behind, HOLE_START)):
+        taken = list(kernel)
+        for _, size in wanted:
+            if (address := free_place(size, taken, low, high)) is not None:
+                taken.append(LoadSegment(address, b"", size))
+        places = taken[len(kernel) :]
+        if len(places) == len(wanted) and all(place.end <= setup.ram[0][1] for place in places):
+            return [place.address for place in places]
+    what = f"its modules, {', '.join(repr(name) for name, _ in wanted)}"
+    how = f"; {more_memory(places[-1].address, places[-1].size)}" if len(places) == len(wanted) else ", below 3 GiB"
+    raise file.error(f"no room for {what} behind the kernel{how}")
 
 
 def place(file: ImageFile, setup: Setup, size: int, taken: Sequence[LoadSegment]) -> int:
-    """Return an address for `size` bytes of Multiboot information, a multiple of 8.
+    """Return an address for `size` bytes of information for the kernel, a multiple of 8.
 
     Raises:
         ImageError: there is no room.
     """
-    for low, high in ((LOW, LOWER_BYTES), (UPPER, FOUR_GIB)):
-        address = free_place(size, taken, low, min(setup.ram[0][1], high), 8)
-        if address is not None:
-            return address
-    raise file.error(f"no room for {size:#x} bytes of Multiboot information; see --memory")
+    address = free_place(size, taken, LOW, min(setup.ram[0][1], LOWER_BYTES), 8)
+    if address is None:
+        address = free_place(size, taken, UPPER, HOLE_START, 8)
+    if address is not None and address + size <= setup.ram[0][1]:
+        return address
+    how = "below 3 GiB" if address is None else f"{more_memory(address, size)}"
+    raise file.error(f"no room for {size:#x} bytes of information for the kernel; {how}")
 
 
 def as_text(text: str) -> bytes:

@@ -17,10 +17,12 @@ from pykvm.boot.multiboot import (
     as_text,
     by_addresses,
     by_elf,
+    modules_end,
     place,
     place_modules,
 )
 from pykvm.boot.setup import Setup, free_place
+from pykvm.memory import more_memory
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.model.plain import record
 
@@ -44,7 +46,6 @@ GIVEN = (0, COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, OLD_RSDP, RS
 OLD_RSDP_BYTES = 20
 TEXT_SCREEN = struct.pack("<QIIIBBH", 0xB8000, 160, 80, 25, 16, 2, 0)
 """The VGA's 80 by 25 characters of two bytes: type 2, EGA text (3.6.12)."""
-FOUR_GIB = 1 << 32
 
 
 @record(frozen=True)
@@ -167,16 +168,17 @@ def _relocated(file: ImageFile, header: Header, kernel: Kernel, setup: Setup) ->
     size = max(segment.end for segment in kernel.segments) - low
     if align == 0 or align & align - 1:
         raise file.error(f"Multiboot2 header at {header.offset:#x}: alignment {align:#x} must be a power of two")
-    top = min(setup.ram[0][1], FOUR_GIB, most + 1)
+    top = min(setup.ram[0][1], most + 1)
     fits = least <= low and low + size <= top and not low % align
     if preference not in (LOWEST, HIGHEST) and fits:
         return kernel
     # What a PC has in its first megabyte is no place for a kernel that can go elsewhere.
     base = free_place(size, (), max(least, 1 << 20), top, align)
     if base is None:
+        lowest = free_place(size, (), max(least, 1 << 20), most + 1, align)
         raise file.error(
             f"no room for {size:#x} bytes between {least:#x} and {most:#x}, where its Multiboot2 header lets it be; "
-            "see --memory"
+            + ("it is larger" if lowest is None else more_memory(lowest, modules_end(setup, lowest + size) - lowest))
         )
     if preference == HIGHEST:
         base = (top - size) // align * align

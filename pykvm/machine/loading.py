@@ -22,7 +22,7 @@ from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Module, Setup
 from pykvm.devices.device import Device
 from pykvm.errors import AddressError, ConfigurationError, ImageError
-from pykvm.memory import GuestMemory
+from pykvm.memory import GuestMemory, more_memory
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.units import parse_address
 
@@ -196,7 +196,13 @@ def store(image: Image, memory: GuestMemory) -> None:
             if segment.zeros:
                 memory.clear(segment.address + len(segment.data), segment.zeros)
         except AddressError as error:
-            raise ImageError(f"{image.path!r}: does not fit: {error}; see --memory and --load") from error
+            raise ImageError(f"{image.path!r}: does not fit: {error}; {_more(image)}") from error
+
+
+def _more(image: Image) -> str:
+    """Return how much memory is enough for all of `image`, in words."""
+    last = max(image.segments, key=lambda segment: segment.end)
+    return more_memory(last.address, last.size)
 
 
 def _copy(segment: LoadSegment, memory: GuestMemory) -> None:

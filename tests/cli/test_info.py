@@ -182,7 +182,7 @@ def test_memory_that_is_too_small_for_what_a_kernel_is_told(tmp_path: Path) -> N
     assert pykvm("info", tmp_path / "kernel").returncode == 0
     done = pykvm("info", tmp_path / "kernel", "--memory=640K")
     assert done.returncode == 65
-    assert b"bytes of Multiboot information; see --memory\n" in done.stdout
+    assert b"bytes of information for the kernel; give it --memory 2M or more\n" in done.stdout
 
 
 @pytest.mark.kvm

@@ -45,6 +45,17 @@ def test_a_multiboot_kernel_is_told_of_its_machine(built: Path, name: str) -> No
     assert done.stdout.splitlines()[0] == f"{name}: one two, 96 MiB".encode()
 
 
+@pytest.mark.parametrize(
+    ("memory", "below_the_hole", "in_all"),
+    [("2M", 2, 2), ("3G", 3072, 3072), ("3145732K", 3072, 3072), ("3073M", 3072, 3073), ("5G", 3072, 5120)],
+)
+def test_a_multiboot_kernel_counts_its_memory(built: Path, memory: str, below_the_hole: int, in_all: int) -> None:
+    """Version 1 by mem_upper, which ends at the first hole; version 2 by the ranges of its map."""
+    for name, mebibytes in (("multiboot1", below_the_hole), ("multiboot2", in_all)):
+        done = pykvm("boot", built / f"{name}.elf", f"--memory={memory}", "--append=x", "--quiet", LIMIT)
+        assert done.stdout.splitlines()[0] == f"{name}: x, {mebibytes} MiB".encode()
+
+
 @pytest.mark.needs("paging-pse", "int-iret-32")
 @pytest.mark.parametrize("name", ["multiboot1", "multiboot2"])
 def test_a_multiboot_kernel_pages_and_counts_ticks(built: Path, name: str) -> None:

@@ -207,7 +207,8 @@ def test_modules_lie_on_pages_behind_the_kernel(kernel: ImageFile, tmp_path: Pat
 
 def test_modules_for_which_there_is_no_room(kernel: ImageFile, tmp_path: Path) -> None:
     module = Module(image_file(tmp_path, bytes(3 << 20), "big"))
-    assert "no room for module" in refusal(kernel, Setup([(0, 4 << 20)], modules=[module]))
+    refused = refusal(kernel, Setup([(0, 4 << 20)], modules=[module]))
+    assert f"no room for its modules, {module.file.path!r} behind the kernel; give it --memory 5M or more" in refused
     assert load(kernel, Setup([(0, 5 << 20)], modules=[module]))
 
 
