@@ -21,8 +21,10 @@ __all__ = ["RESET_VECTOR", "boot_firmware", "find_bios", "is_rom", "video_bios"]
 RESET_VECTOR = 0xFFFFFFF0
 ROM_UNIT = 64 << 10
 FOUR_GIB = 1 << 32
-_JUMPS = (b"\xea", b"\xe9", b"\xeb", b"\x90\x90\xe9", b"\x0f\x09\xe9")
-"""How the code at the reset vector begins: with a jump, maybe behind NOPs or WBINVD."""
+_JUMPS = (b"\xea", b"\xe9", b"\xeb", b"\x0f\x20\xc0\xa8\x01\x74")
+"""How the code at the reset vector goes elsewhere: a jump, or one if PE is clear in CR0."""
+_BEFORE_A_JUMP = (b"\x90", b"\xfa", b"\xfc", b"\x0f\x09")
+"""NOP, CLI, CLD, WBINVD."""
 VIDEO_SIGNATURE_AT, VIDEO_SIGNATURE = 0x1E, b"IBM"
 BIOS_PLACES = (
     "/usr/share/seabios/bios-256k.bin",
@@ -37,7 +39,12 @@ FLOPPY_KIB = (160, 180, 320, 360, 720, 1200, 1440, 2880)
 def is_rom(file: ImageFile) -> bool:
     """Tell whether `file` looks like a BIOS ROM: of such a size, and with a jump at the reset vector."""
     size = len(file.data)
-    return not size % ROM_UNIT and 0 < size <= MAX_ROM_BYTES and bytes(file.data[-16:]).startswith(_JUMPS)
+    if size % ROM_UNIT or not 0 < size <= MAX_ROM_BYTES:
+        return False
+    code = bytes(file.data[size - 16 :])
+    while prefix := next((each for each in _BEFORE_A_JUMP if code.startswith(each)), b""):
+        code = code[len(prefix) :]
+    return code.startswith(_JUMPS)
 
 
 def find_bios() -> str | None:

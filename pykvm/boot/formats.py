@@ -117,13 +117,13 @@ def _bios_rom(file: ImageFile) -> Found:
 
 
 _PROBES = {
+    BIOS_ROM: _bios_rom,
     MULTIBOOT_2: _multiboot2,
     MULTIBOOT_1: _multiboot1,
     PVH: _pvh,
     VMLINUX: _vmlinux,
     ELF: _elf,
     LINUX: _linux,
-    BIOS_ROM: _bios_rom,
     BOOT_SECTOR: _boot_sector,
 }
 
@@ -166,7 +166,7 @@ def load_image(
     if what == BIOS_ROM:
         return load_by_firmware([file], None, {}, setup)
     is_flat = what in (FLAT, BOOT_SECTOR)
-    if what == FLAT and mode is None and load is None and entry is None:
+    if is_flat and mode is None and load is None and entry is None:
         _refuse_foreign(file, looked)
     options: dict[str, object] = {"--mode": mode, "--load": load is not None, "--entry": entry is not None}
     options |= {"--append": setup.command_line, "--module": setup.modules, "--initrd": setup.initrds}

@@ -76,6 +76,8 @@ def test_only_the_end_of_a_large_rom_is_below_1_mib(tmp_path: Path) -> None:
         (BIOS[1:], False),
         (BIOS[:-16] + bytes(16), False),
         (bytes(0xFFF0) + b"\x90\x90\xe9" + bytes(13), True),
+        (bytes(0xFFF0) + b"\xfa\xfc\x0f\x09\xeb" + bytes(11), True),
+        (bytes(0xFFF0) + b"\x90" * 16, False),
         (BIOS[-16:], False),
     ],
 )
