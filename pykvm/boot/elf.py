@@ -26,7 +26,9 @@ _MACHINES = {2: "SPARC", 8: "MIPS", 20: "PowerPC", 21: "64-bit PowerPC", 40: "AR
 PT_LOAD, PT_INTERP = 1, 3
 MANY_HEADERS = 0xFFFF
 """e_phnum of a file whose first section header has their number (PN_XNUM)."""
-MOST_SEGMENTS = 1 << 16
+MOST_SEGMENTS = 4096
+"""More than any program has; each of them is looked at several times."""
+NAMED_SEGMENTS = 4
 SHT_SYMTAB = 2
 
 
@@ -54,7 +56,6 @@ class Elf:
         machine: e_machine.
         entry: e_entry, a virtual address.
         segments: the program headers.
-        has_symbols: there is a symbol table.
 
     Raises:
         ImageError: it is cut or damaged, or for a machine that stores the highest byte first.
@@ -80,7 +81,11 @@ class Elf:
         if phnum > MOST_SEGMENTS:
             raise self.file.error(f"is damaged: {phnum} program headers; there may be {MOST_SEGMENTS} at most")
         self.segments = tuple(self._segments(phoff, phentsize, phnum))
-        self.has_symbols = any(self._section(number)[1] == SHT_SYMTAB for number in self._section_numbers())
+
+    @property
+    def has_symbols(self) -> bool:
+        """There is a symbol table."""
+        return any(self._section(number)[1] == SHT_SYMTAB for number in self._section_numbers())
 
     def _segments(self, offset: int, entry_bytes: int, count: int) -> list[Segment]:
         form, size = ("<IIQQQQQQ", 56) if self.is_64bit else ("<IIIIIIII", 32)
@@ -143,7 +148,8 @@ class Elf:
         for segment, offset in (*by_virtual, *by_physical):
             if 0 <= offset < segment.memory_bytes:
                 return segment.physical + offset
-        places = ", ".join(f"{s.virtual:#x}-{s.virtual + s.memory_bytes - 1:#x}" for s in segments)
+        named = [f"{s.virtual:#x}-{s.virtual + s.memory_bytes - 1:#x}" for s in segments[:NAMED_SEGMENTS]]
+        places = ", ".join(named + (["and others"] if len(segments) > NAMED_SEGMENTS else []))
         raise self.file.error(f"entry {self.entry:#x} is in none of its segments ({places})")
 
 

@@ -13,6 +13,7 @@ from pykvm.boot.elf import PT_LOAD, Elf, load_segments, refuse_foreign
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import as_text
 from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
+from pykvm.errors import ImageError
 from pykvm.memory import more_memory
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.model.plain import record
@@ -125,10 +126,12 @@ def load_linux(file: ImageFile, setup: Setup) -> Image:
 def has_banner(elf: Elf) -> bool:
     """Tell whether an ELF file is a Linux kernel, by the text that each of them has."""
     data = elf.file.data
+    left = len(data)  # segments of a damaged file may all claim all of it
     for segment in elf.segments:
         if segment.type != PT_LOAD:
             continue
-        end = min(segment.offset + segment.file_bytes, len(data))
+        end = min(segment.offset + min(segment.file_bytes, left), len(data))
+        left -= max(0, end - segment.offset)
         for at in range(segment.offset, end, SEARCHED_BYTES):
             if BANNER in bytes(data[at : min(at + SEARCHED_BYTES + len(BANNER), end)]):
                 return True
@@ -145,7 +148,10 @@ def load_vmlinux(file: ImageFile, setup: Setup) -> Image:
     refuse_foreign(elf)
     segments = elf.loaded()
     kernel = load_segments(elf, segments)
-    header = _vmlinux_header(elf.is_64bit, kernel[0].address, kernel[-1].end - kernel[0].address)
+    address, size = kernel[0].address, kernel[-1].end - kernel[0].address
+    if address + size > setup.ram[0][1]:
+        raise _needs(file, setup, address, size)
+    header = _vmlinux_header(elf.is_64bit, address, size)
     what = f"Linux kernel, unpacked, ELF{64 if elf.is_64bit else 32}"
     return _image(file, header, setup, kernel, elf.physical_entry(segments), what, elf.has_symbols)
 
@@ -191,10 +197,14 @@ def _place_kernel(file: ImageFile, header: Header, setup: Setup) -> LoadSegment:
     # One that is loaded lower than it would like to be moves itself there.
     address = header.preferred if header.is_relocatable else HIGH
     if address < HIGH or address + size > setup.ram[0][1]:
-        initrd_at = address + size + 0xFFF & ~0xFFF
-        more = more_memory(address, initrd_at + setup.initrd_bytes() - address if setup.initrds else size)
-        raise file.error(f"needs {size:#x} bytes of memory from {address:#x} on; {more}")
+        raise _needs(file, setup, address, size)
     return LoadSegment(address, data, size - len(data))
+
+
+def _needs(file: ImageFile, setup: Setup, address: int, size: int) -> ImageError:
+    initrd_at = address + size + 0xFFF & ~0xFFF
+    more = more_memory(address, initrd_at + setup.initrd_bytes() - address if setup.initrds else size)
+    return file.error(f"needs {size:#x} bytes of memory from {address:#x} on; {more}")
 
 
 def _place_initrd(file: ImageFile, header: Header, setup: Setup, kernel: LoadSegment) -> tuple[LoadSegment, ...]:

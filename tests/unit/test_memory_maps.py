@@ -132,6 +132,7 @@ RELOCATABLE = tag(10, struct.pack("<IIII", 0x300000, 0xFFFFFFFF, 0x1000, 1))
 HIGHEST = tag(10, struct.pack("<IIII", 0x300000, 0xFFFFFFFF, 0x1000, 2))
 KERNELS = HIGH | {
     "linux at 16 MiB": linux(),
+    "linux unpacked": elf(Part(0x100000, CODE + b"Linux version 6", zeros=5 * MIB)),
     "elf": elf(Part(0x100000, CODE, zeros=5 * MIB)),
     "elf of 32 bits": elf(Part(0x100000, CODE), Part(0x2345678, CODE), bits=32),
     "elf above 4 GiB": elf(Part(0x100000, CODE), Part(4 * GIB, CODE)),
