@@ -5,7 +5,6 @@ from __future__ import annotations
 from pykvm.arch.x86 import layout
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Setup
-from pykvm.boot.vectors import vector_segments
 from pykvm.model.image import Image, LoadSegment, StartMode
 
 __all__ = ["load_flat"]
@@ -37,18 +36,11 @@ def load_flat(
     """
     address = _LOAD[mode] if load is None else load
     binary = LoadSegment(address, file.data)
-    firmware = setup.firmware((binary,)).segments
     return Image(
         path=file.path,
         segments=(binary,),
-        firmware=(*firmware, *(_vectors(binary, setup) if mode is StartMode.REAL else ())),
+        firmware=setup.firmware((binary,)).segments,
         entry=address if entry is None else entry,
         mode=mode,
         registers={"rdx": _FIRST_HARD_DISK} if mode is StartMode.REAL else {},
     )
-
-
-def _vectors(binary: LoadSegment, setup: Setup) -> tuple[LoadSegment, ...]:
-    """Return interrupt vectors, where there is room for them."""
-    segments = vector_segments()
-    return segments if all(setup.is_free(segment, (binary,)) for segment in segments) else ()

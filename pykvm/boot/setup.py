@@ -30,7 +30,7 @@ class Firmware:
     """What a PC's BIOS leaves in memory for those who look for it.
 
     Attributes:
-        segments: BIOS data area, ACPI tables, MP table.
+        segments: BIOS data area, ACPI tables, MP table, interrupt vectors.
         rsdp: ACPI's root; empty where there are no tables.
         rsdp_at: its address; 0 for none.
     """
@@ -76,6 +76,7 @@ class Setup:
         """Return what a BIOS leaves in memory; nothing of it where there is no RAM, or where the kernel lies."""
         from pykvm.boot.acpi import RSDP_BYTES, acpi_tables
         from pykvm.boot.bios_data import bios_data
+        from pykvm.boot.vectors import vector_segments
 
         tables = acpi_tables(self.cpus, self.has_apics)
         parts = [tables, *bios_data(self.kibibytes()[0])]
@@ -84,6 +85,9 @@ class Setup:
 
             parts.append(mp_table(self.cpus))
         free = tuple(part for part in parts if self.is_free(part, kernel))
+        vectors = vector_segments()
+        if all(self.is_free(part, kernel) for part in vectors):
+            free += vectors
         has_tables = tables in free
         rsdp = bytes(tables.data[:RSDP_BYTES]) if has_tables else b""
         return Firmware(free, rsdp, tables.address if has_tables else 0)

@@ -6,6 +6,7 @@ from pykvm.boot.firmware import find_bios
 from pykvm.boot.vectors import STUB_BYTES, STUBS, VECTORS
 from pykvm.errors import AddressError
 from pykvm.machine.outcome import Outcome, Reason
+from pykvm.model.image import StartMode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ _FAULTS = {0: "#DE", 1: "#DB", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM",
 
 
 def unhandled_interrupt(machine: Machine) -> Outcome | None:
-    """Return what ends a guest that has come to one of the stubs; None if it has not."""
+    """Return what ends a real-mode guest that has come to one of the stubs; None if it has not.
+
+    A kernel that began in another mode, and looks into real mode for what a BIOS might know, goes on without it.
+    """
+    if machine.image is None or machine.image.mode is not StartMode.REAL:
+        return None
     registers, system = machine.vcpu.registers(), machine.vcpu.system_registers()
     vector = (system.linear_rip(registers) - STUBS) // STUB_BYTES
     if system.cr0 & 1 or not 0 <= vector < VECTORS:

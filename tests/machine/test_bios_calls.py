@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,40 @@ def test_where_the_vectors_have_no_room(tmp_path: Path, options: dict[str, Any])
         assert machine.image is not None
         assert len(machine.image.segments) == 1
         assert machine.run(DEADLINE_S).reason is Reason.HALTED
+
+
+def test_a_kernel_that_looks_for_a_bios_goes_on_without(tmp_path: Path) -> None:
+    """From protected mode into real mode, `int $0x15`, and out with whether carry was set."""
+    source = """
+        .code32
+        lgdt    table
+        ljmp    $8, $sixteen
+        .code16
+sixteen: mov    $16, %ax
+        mov     %ax, %ss
+        mov     %cr0, %eax
+        and     $~1, %eax
+        mov     %eax, %cr0
+        ljmp    $0, $real
+real:   xor     %ax, %ax
+        mov     %ax, %ds
+        mov     %ax, %ss
+        mov     $0x7000, %sp
+        mov     $0xe820, %ax
+        int     $0x15
+        setc    %al
+        out     %al, $0xf4
+        .balign 8
+gdt:    .quad   0, 0x00009b000000ffff, 0x000093000000ffff
+table:  .word   . - gdt - 1
+        .long   gdt
+"""
+    (tmp_path / "kernel.S").write_text(source)
+    subprocess.run(["as", "--32", "-o", "kernel.o", "kernel.S"], cwd=tmp_path, check=True)
+    link = ["ld", "-melf_i386", "-Ttext=0x8000", "--oformat=binary", "-o", "kernel", "kernel.o"]
+    subprocess.run(link, cwd=tmp_path, check=True)
+    with Machine.boot(tmp_path / "kernel", mode="protected", load=0x8000) as machine:
+        outcome = machine.run(DEADLINE_S)
+        assert outcome.value == 1
+        assert next(record.name for record in machine.last_records(2)) == "apm.CONTROL"
+        assert machine.vcpu.registers().rsp & 0xFFFF == 0x7000
