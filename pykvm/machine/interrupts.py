@@ -15,6 +15,7 @@ from pykvm.trace.layout import KIND_LINE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.accel.kvm.vm import KvmVm
+    from pykvm.devices.ioapic82093 import IoApic82093
     from pykvm.devices.pic_pair import PicPair
 
 __all__ = ["Interrupts", "KernelInterrupts", "SplitInterrupts", "UserInterrupts", "interrupts", "pic_parts"]
@@ -242,8 +243,12 @@ class SplitInterrupts(UserInterrupts):
 
     def parts(self) -> tuple[Part, ...]:
         """Return the 8259s and the I/O APIC."""
-        io_apic = Part("ioapic", lambda: self.io_apic, address=IO_APIC, windows=((0, self.io_apic.size),))
+        io_apic = Part("ioapic", self._used_io_apic, address=IO_APIC, windows=((0, self.io_apic.size),))
         return (*super().parts(), io_apic)
+
+    def _used_io_apic(self) -> IoApic82093:
+        self.before_use()
+        return self.io_apic
 
     def _asked(self, level: bool) -> None:
         super()._asked(level)

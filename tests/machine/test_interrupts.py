@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pykvm import Access, Device, Machine, Reason, Register
+from pykvm._kvm import lib
 from pykvm.errors import ConfigurationError
 from pykvm.machine.interrupts import UserInterrupts
 from pykvm.model.exits import EndOfInterrupt, Halt, InterruptTaken, LineRaised
@@ -304,6 +305,31 @@ def test_a_level_triggered_interrupt_comes_again_until_the_device_is_silent() ->
         assert machine.vcpu.registers().rbx & 0xFFFF == 2
         ends = [r.exit for r in machine.last_records(100) if isinstance(r.exit, EndOfInterrupt)]
     assert ends == [EndOfInterrupt(LEVEL_VECTOR)] * 2
+
+
+TIMER_PIN = 2
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split"])
+def test_the_timer_is_at_pin_2_of_the_io_apic(irqchip: str) -> None:
+    """As the MADT says. The guest is the one above, without the bell; the timer comes again by itself."""
+    set_up = LEVEL_GUEST.replace("ba 00 05 b0 01 ee", "")
+    handler = "43 " + LEVEL_HANDLER[LEVEL_HANDLER.index("66 b9") :]
+    at = 0x7C00 + len(bytes.fromhex(set_up.replace("HANDLER", "00 00")))
+    guest = bytes.fromhex(set_up.replace("HANDLER", f"{at & 0xFF:02x} {at >> 8:02x}") + handler)
+    with code_machine(guest, irqchip=irqchip) as machine:
+        if irqchip == "split":
+            io_apic = machine.device("ioapic")
+            for index, value in ((0x10 + 2 * TIMER_PIN + 1, 0), (0x10 + 2 * TIMER_PIN, LEVEL_VECTOR)):
+                io_apic.write(0x00, 1, index)
+                io_apic.write(0x10, 4, value)
+        else:
+            assert machine._vm is not None
+            chip = machine._vm.file.get_irqchip(lib.KVM_IRQCHIP_IOAPIC)
+            chip.chip.ioapic.redirtbl[TIMER_PIN].bits = LEVEL_VECTOR
+            machine._vm.file.set_irqchip(chip)
+        assert machine.run(DEADLINE_S).reason is Reason.HALTED
+        assert machine.vcpu.registers().rbx & 0xFFFF == 2
 
 
 def test_no_tick_is_lost_that_the_guest_is_late_for() -> None:

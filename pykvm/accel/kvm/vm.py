@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.cpuid import TSC_DEADLINE, X2APIC, CpuidEntry, with_local_apic
@@ -11,7 +11,7 @@ from pykvm.accel.kvm.stream import KvmStream
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu import KvmVcpu
 from pykvm.accel.kvm.vm_file import MsrFilterRange
-from pykvm.accel.kvm.vm_interrupts import MsiRoute
+from pykvm.accel.kvm.vm_interrupts import IrqchipRoute, MsiRoute
 from pykvm.arch.x86 import layout
 from pykvm.errors import AcceleratorError, ConfigurationError
 from pykvm.memory import PAGE_BYTES, GuestMemory
@@ -28,6 +28,7 @@ _SYNC_REGS_AND_SREGS = 3
 _IRQCHIPS = {"kernel": "KVM_CAP_IRQCHIP", "split": "KVM_CAP_SPLIT_IRQCHIP"}
 _SQUARE_WAVE = 3
 _IOAPIC_PINS = 24
+_TIMER_PIN = 2
 _HC_MAP_GPA_RANGE = 12
 _LOCAL_APIC_KHZ = 1_000_000
 """What KVM's local APICs count: one tick in a nanosecond (KVM API 7, KVM_CAP_X86_APIC_BUS_CYCLES_NS)."""
@@ -39,6 +40,15 @@ def _checked(policy: Mapping[str, bool | str] | None) -> dict[str, bool | str]:
     from pykvm.arch.x86.cpu_features import checked_policy
 
     return checked_policy(policy)
+
+
+def _pc_routes() -> Iterator[IrqchipRoute]:
+    """Yield where a PC's interrupts go: as KVM has it, but for the timer, which is at pin 2 of the I/O APIC."""
+    for gsi in range(_IOAPIC_PINS):
+        if gsi < 16:
+            yield IrqchipRoute(gsi, lib.KVM_IRQCHIP_PIC_MASTER if gsi < 8 else lib.KVM_IRQCHIP_PIC_SLAVE, gsi & 7)
+        if gsi != _TIMER_PIN:
+            yield IrqchipRoute(gsi, lib.KVM_IRQCHIP_IOAPIC, gsi or _TIMER_PIN)
 
 
 class KvmVm:
@@ -118,6 +128,7 @@ class KvmVm:
             self.file.enable_cap(capability, _IOAPIC_PINS)
         else:
             self.file.create_irqchip()
+            self.file.set_gsi_routing(_pc_routes())
             self.file.create_pit2(lib.KVM_PIT_SPEAKER_DUMMY)
             self._start_as_firmware_does()
 
