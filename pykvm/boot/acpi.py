@@ -1,7 +1,7 @@
 """The ACPI tables of the machine: enough to find its processors, to route its interrupts and to switch it off.
 
-Source: ACPI Specification 6.4, sections 5.2.5 (RSDP), 5.2.8 (XSDT), 5.2.9 (FADT), 5.2.12 (MADT), 5.2.11 and chapter 20
-(DSDT).
+Source: ACPI Specification 6.4, sections 5.2.5 (RSDP), 5.2.8 (XSDT), 5.2.9 (FADT), 5.2.10 (FACS), 5.2.12 (MADT), 5.2.11
+and chapter 20 (DSDT).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PM_EVENT, PM_CONTROL, PM_TIMER, SCI = 0x600, 0x604, 0x608, 9
 RESET_PORT, RESET_VALUE = 0xCF9, 6
 LOCAL_APIC, IO_APIC, IO_APIC_ID = 0xFEE00000, 0xFEC00000, 0
 LEGACY_DEVICES, HAS_8042 = 1, 2
-FADT_DSDT, FADT_X_DSDT = 40, 140
+FADT_FACS, FADT_DSDT, FADT_X_DSDT = 36, 40, 140
 """Places in the FADT."""
 NO_STATE = 0xFFFF
 """How long it takes to wake up from C2 or C3: there are none."""
@@ -43,6 +43,8 @@ PC_AT_COMPATIBLE = 1
 FADT_FLAGS = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 10
 SOFT_OFF = bytes.fromhex("08 5c 5f 53 35 5f 12 06 04 00 00 00 00")
 """Name (\\_S5, Package (4) {0, 0, 0, 0}): soft off is sleep type 0."""
+FACS = struct.pack("<4sI24xB31x", b"FACS", 64, 2)
+"""Where firmware and the system lock each other out and wake (5.2.10): neither happens here."""
 EDGE_HIGH, LEVEL_HIGH = 0x5, 0xD
 OVERRIDES = {0: (2, EDGE_HIGH), SCI: (SCI, LEVEL_HIGH)}
 """Pin of the I/O APIC, polarity and trigger of ISA interrupts that are not as others are (5.2.12.5)."""
@@ -54,7 +56,8 @@ class Tables:
 
     Attributes:
         data: their bytes.
-        starts: address of each; the RSDT and the XSDT are the last two.
+        starts: address of each but the FACS, which is the first and has no checksum; the RSDT and the XSDT are the
+            last two.
         pointers: (offset in `data`, bytes) of each address of a table in another one.
     """
 
@@ -64,12 +67,12 @@ class Tables:
 
 
 def tables_at(address: int, cpus: int, has_apics: bool) -> Tables:
-    """Return the tables for `address`; see `acpi_tables`."""
-    parts = [_table(b"DSDT", 2, SOFT_OFF), _fadt(address)]
+    """Return the tables for `address`, a multiple of 64; see `acpi_tables`."""
+    parts = [FACS, _table(b"DSDT", 2, SOFT_OFF), _fadt(address, address + len(FACS))]
     if has_apics:
         parts.append(_madt(cpus))
-    starts = [address]
-    for part in parts:
+    starts = [address + len(FACS)]
+    for part in parts[1:]:
         starts.append(starts[-1] + len(part))
     listed = starts[1:-1]
     # Kernels older than ACPI 2.0, and small ones, know the table of 32-bit addresses only.
@@ -77,7 +80,7 @@ def tables_at(address: int, cpus: int, has_apics: bool) -> Tables:
     starts.append(starts[-1] + len(parts[-1]))
     parts.append(_table(b"XSDT", 1, b"".join(struct.pack("<Q", start) for start in listed)))
     _, fadt, *_, rsdt, xsdt = (start - address for start in starts)
-    pointers = [(fadt + FADT_DSDT, 4), (fadt + FADT_X_DSDT, 8)]
+    pointers = [(fadt + FADT_FACS, 4), (fadt + FADT_DSDT, 4), (fadt + FADT_X_DSDT, 8)]
     pointers += [(rsdt + HEADER_BYTES + 4 * number, 4) for number in range(len(listed))]
     pointers += [(xsdt + HEADER_BYTES + 8 * number, 8) for number in range(len(listed))]
     return Tables(b"".join(parts), tuple(starts), tuple(pointers))
@@ -124,9 +127,9 @@ def _port(address: int, size: int) -> bytes:
 NOWHERE = bytes(12)
 
 
-def _fadt(dsdt: int) -> bytes:
+def _fadt(facs: int, dsdt: int) -> bytes:
     """Return the fixed hardware (5.2.9): ACPI is always on, for there is no SMI command."""
-    body = struct.pack("<IIBBHIBBBB", 0, dsdt, 0, 0, SCI, 0, 0, 0, 0, 0)
+    body = struct.pack("<IIBBHIBBBB", facs, dsdt, 0, 0, SCI, 0, 0, 0, 0, 0)
     body += struct.pack("<IIIIIIII", PM_EVENT, 0, PM_CONTROL, 0, 0, PM_TIMER, 0, 0)
     body += struct.pack("<BBBBBBBB", 4, 2, 0, 4, 0, 0, 0, 0)
     body += struct.pack(

@@ -68,6 +68,9 @@ def test_fixed_hardware() -> None:
     tables = Tables()
     fadt = tables.found[b"FACP"]
     assert (len(fadt), fadt[8]) == (276, 6)
+    facs, x_facs = struct.unpack_from("<I", fadt, 36)[0], struct.unpack_from("<Q", fadt, 132)[0]
+    assert (facs % 64, x_facs) == (0, 0)  # 5.2.10; one of the two addresses is enough
+    assert struct.unpack("<4sI24xB31x", tables.at(facs, 64)) == (b"FACS", 64, 2)
     dsdt, x_dsdt = struct.unpack_from("<I", fadt, 40)[0], struct.unpack_from("<Q", fadt, 140)[0]
     assert dsdt == x_dsdt
     assert tables.table(dsdt)[0] == b"DSDT"
@@ -176,3 +179,4 @@ def test_a_bios_puts_the_tables_where_it_likes(cpus: int, has_apics: bool) -> No
     )
     assert dsdt == x_dsdt
     assert moved.table(dsdt[0])[0] == b"DSDT"
+    assert moved.at(struct.unpack_from("<I", moved.found[b"FACP"], 36)[0], 4) == b"FACS"
