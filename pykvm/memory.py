@@ -6,14 +6,27 @@ import mmap
 from collections.abc import Sequence
 from types import TracebackType
 
+from _cffi_backend import FFI
+
 from pykvm.errors import AddressError, ConfigurationError
 from pykvm.model.plain import record
 
-__all__ = ["HOLE_START", "PAGE_BYTES", "SHADOWED", "GuestMemory", "MemoryRegion", "Window", "more_memory"]
+__all__ = [
+    "HOLE_START",
+    "HUGE_PAGE_BYTES",
+    "PAGE_BYTES",
+    "SHADOWED",
+    "GuestMemory",
+    "MemoryRegion",
+    "Window",
+    "more_memory",
+]
 
 PAGE_BYTES = 4096
 MAP_NORESERVE = 0x4000
 """mmap(2): memory that the guest never touches takes none of the host's. Python's `mmap` names it from 3.13 on."""
+HUGE_PAGE_BYTES = 2 << 20
+"""What the processor can map at once, where host and guest-physical address are multiples of it."""
 HOLE_START = 0xC0000000
 """RAM ends here and goes on at 4 GiB: below that are the devices of a PC (PCI, I/O APIC, local APIC, ROM)."""
 HOLE_END = 1 << 32
@@ -39,23 +52,64 @@ def more_memory(address: int, size: int) -> str:
 class MemoryRegion:
     """A contiguous range of guest RAM.
 
+    Of one that has room for them, all but the first 2 MiB are huge pages where the host has some: Linux touches much of
+    its memory when it starts, and each page that it touches first costs an exit. A small guest needs only a few.
+
     Attributes:
         address: guest-physical address of its first byte.
         size: bytes, a multiple of 4096.
-        buffer: the host mapping, a shared anonymous one.
+        buffer: the host memory behind it, private and anonymous.
     """
 
-    __slots__ = ("address", "buffer", "size")
+    __slots__ = ("_mapping", "_start", "address", "buffer", "size")
 
     def __init__(self, address: int, size: int) -> None:
         self.address = address
         self.size = size
+        slack = HUGE_PAGE_BYTES if size > HUGE_PAGE_BYTES else 0
         try:
-            self.buffer = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+            self._mapping = mmap.mmap(-1, size + slack, flags=flags)
         except (OSError, OverflowError) as error:
             raise ConfigurationError(
                 f"no {size >> 20} MiB of memory for the guest: {error}; ask for less with --memory"
             ) from error
+        self._start = (address - _host_address(self._mapping)) % HUGE_PAGE_BYTES if slack else 0
+        self.buffer = memoryview(self._mapping)[self._start : self._start + size]
+        if slack:
+            try:
+                first = self._start + HUGE_PAGE_BYTES
+                self._mapping.madvise(mmap.MADV_HUGEPAGE, first, size - HUGE_PAGE_BYTES)
+            except OSError:
+                pass  # a kernel without them
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on, or as many as there are.
+
+        Raises:
+            ValueError: the region is closed.
+        """
+        return self._mapping[self._start + offset : self._start + min(offset + size, self.size)]
+
+    def discard(self, offset: int, size: int) -> None:
+        """Give pages back to the host, so that they are zeros again.
+
+        Args:
+            offset: of the first one from the region's start, a multiple of 4096.
+            size: bytes, a multiple of 4096.
+        """
+        self._mapping.madvise(mmap.MADV_DONTNEED, self._start + offset, size)
+
+    def close(self) -> None:
+        """Unmap it. Idempotent."""
+        self.buffer.release()
+        self._mapping.close()
+
+
+def _host_address(mapping: mmap.mmap) -> int:
+    ffi = FFI()
+    with ffi.from_buffer(mapping) as data:
+        return int(ffi.cast("uintptr_t", data))
 
 
 @record(frozen=True)
@@ -172,8 +226,7 @@ class GuestMemory:
         for window in self.windows:
             at = address + len(found) - window.address
             if 0 <= at < window.size and window.region is not None and len(found) < size:
-                first = window.offset + at
-                found += window.region.buffer[first : first + min(size - len(found), window.size - at)]
+                found += window.region.read(window.offset + at, min(size - len(found), window.size - at))
         if len(found) < size:
             raise AddressError(address, size, f"not in guest memory ({self.layout()})")
         return found
@@ -199,8 +252,7 @@ class GuestMemory:
             AddressError: not all of the range is RAM.
         """
         region = self.region(address, size)
-        offset = address - region.address
-        return region.buffer[offset : offset + size]
+        return region.read(address - region.address, size)
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Store `data` at guest-physical `address`.
@@ -223,7 +275,7 @@ class GuestMemory:
         region = self.region(address, size)
         self.changes += 1
         offset = address - region.address
-        return memoryview(region.buffer)[offset : offset + size]
+        return region.buffer[offset : offset + size]
 
     def clear(self, address: int, size: int) -> None:
         """Fill `size` bytes at guest-physical `address` with zeros; whole pages go back to the host.
@@ -236,7 +288,7 @@ class GuestMemory:
         start = address - region.address
         first, last = -(-start // PAGE_BYTES) * PAGE_BYTES, (start + size) // PAGE_BYTES * PAGE_BYTES
         if last > first:
-            region.buffer.madvise(mmap.MADV_REMOVE, first, last - first)
+            region.discard(first, last - first)
         else:
             first = last = start + size
         region.buffer[start:first] = bytes(first - start)
@@ -261,9 +313,9 @@ class GuestMemory:
     def close(self) -> None:
         """Unmap the memory. Idempotent; no vCPU may run any more."""
         for region in self.regions:
-            region.buffer.close()
+            region.close()
         if self.rom is not None:
-            self.rom.buffer.close()
+            self.rom.close()
         self.regions, self.windows, self.rom = [], (), None
 
     def __enter__(self) -> GuestMemory:

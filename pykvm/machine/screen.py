@@ -143,7 +143,7 @@ class Screen:
             if region.address <= address < region.address + region.size:
                 offset = address - region.address
                 try:
-                    found = region.buffer[offset : offset + FRAME_BUFFER_BYTES]
+                    found = region.read(offset, FRAME_BUFFER_BYTES)
                 except ValueError:
                     break  # the machine is being closed
                 return found.ljust(FRAME_BUFFER_BYTES, b"\0")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pykvm._kvm import ffi
 from pykvm.errors import AddressError, ConfigurationError
-from pykvm.memory import HOLE_END, HOLE_START, PAGE_BYTES, GuestMemory
+from pykvm.memory import HOLE_END, HOLE_START, HUGE_PAGE_BYTES, PAGE_BYTES, GuestMemory
 
 SIZE = 4 * PAGE_BYTES
 BEYOND_HOLE = HOLE_START + 2 * PAGE_BYTES
@@ -157,3 +158,23 @@ def test_clearing_what_is_not_ram_clears_nothing() -> None:
         with pytest.raises(AddressError):
             memory.clear(4096, 4097)
         assert memory.read(0, 8192) == b"\xff" * 8192
+
+
+@pytest.mark.parametrize("size", [SIZE, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + PAGE_BYTES, HOLE_START + (5 << 20)])
+def test_the_host_can_map_all_but_little_memory_by_huge_pages(size: int) -> None:
+    with GuestMemory(size) as memory:
+        for region in memory.regions:
+            with ffi.from_buffer(region.buffer) as data:
+                misplaced = (int(ffi.cast("uintptr_t", data)) - region.address) % HUGE_PAGE_BYTES
+            assert region.size <= HUGE_PAGE_BYTES or misplaced == 0
+            assert len(region.buffer) == region.size
+            assert region.read(region.size - 1, 2) == b"\0"
+
+
+def test_a_closed_region_cannot_be_read() -> None:
+    memory = GuestMemory(SIZE)
+    [region] = memory.regions
+    memory.close()
+    memory.close()
+    with pytest.raises(ValueError, match="closed"):
+        region.read(0, 1)
