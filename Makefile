@@ -7,7 +7,7 @@ ARGS ?=
 
 SOURCES := pyproject.toml setup.py $(shell find pykvm -name '*.py' -o -name '*.c' -o -name '*.h' -o -name '*.cdef')
 
-.PHONY: help hello test test-hostile test-stock test-lab shell-stock lint format check bench guests clean
+.PHONY: help hello test test-hostile test-stock test-lab shell-stock lint format check bench bench-linux guests clean
 
 help:
 	@echo 'make hello        install into .venv and boot guests/hello.bin'
@@ -20,6 +20,7 @@ help:
 	@echo 'make check        lint and test'
 	@echo 'make format       put the code into the format that lint asks for'
 	@echo 'make bench        measure the exit path against a bare C loop, and a whole boot'
+	@echo 'make bench-linux  measure Linux to userspace against QEMU, in the lab'
 	@echo 'make guests       assemble the guests, with .asm and .sym beside each'
 	@echo 'make clean        remove everything that was built'
 
@@ -59,6 +60,9 @@ check: lint test
 
 bench: $(VENV)/installed
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-linux: $(VENV)/installed
+	$(BIN)/python -m tests.bench.linux $(ARGS)
 
 guests:
 	$(MAKE) -C guests

@@ -1,32 +1,15 @@
-"""`python -m tests.bench [--check] [--rounds N]`, from the project's folder.
-
-All is measured side by side: a round measures everything once, in an order of its own, so that none always follows
-the same other one onto a core; after some rounds the medians are compared. The median, since the cost of an exit has
-several levels (see `commands`) that every measurement meets equally often; a minimum would be one lucky draw.
-"""
+"""`python -m tests.bench [--check] [--rounds N]`, from the project's folder."""
 
 from __future__ import annotations
 
 import argparse
-import random
-import sys
 import tempfile
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
 
-from tests.bench.commands import EXITS, Measurement, boots, exits
+from tests.bench.commands import EXITS, boots, exits
+from tests.bench.table import Row, measure, print_table
 
 ROUNDS = 50
-
-
-class Row(NamedTuple):
-    """A line of the table: the cost `of` something, as a ratio `to` that of another."""
-
-    label: str
-    of: str
-    to: str
-    limit: float | None = None
 
 
 ROWS = (
@@ -48,30 +31,6 @@ ROWS = (
 )
 
 
-def measure(measurements: dict[str, Measurement], rounds: int) -> dict[str, float]:
-    """Return the median cost of each, in nanoseconds."""
-    costs: dict[str, list[float]] = {name: [] for name in measurements}
-    for measurement in measurements.values():
-        measurement()  # the first start of a program reads it from disk
-    for number in range(1, rounds + 1):
-        for name in random.sample(list(measurements), len(measurements)):
-            costs[name].append(measurements[name]())
-        show(f"round {number} of {rounds}")
-    show("")
-    return {name: median(values) for name, values in costs.items()}
-
-
-def show(progress: str) -> None:
-    """Replace the progress line on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{progress}", end="", file=sys.stderr, flush=True)
-
-
-def verdict(ratio: float, limit: float | None) -> str:
-    """Return what the table says about the limit."""
-    return "" if limit is None else f"{limit:5.2f}  {'ok' if ratio <= limit else 'MISSED'}"
-
-
 def main() -> int:
     """Measure, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What an exit and a boot cost.")
@@ -81,16 +40,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         costs = measure({**exits(Path(folder)), **boots(Path(folder))}, max(1, arguments.rounds))
     print(f"medians of {arguments.rounds} rounds; OUT and IN: {EXITS} exits each\n")
-    print(f"{'':50}{'cost':>10}  {'ratio':>6}  limit")
-    missed = False
-    for row in ROWS:
-        if row.of not in costs or row.to not in costs:
-            print(f"{row.label:50}{'not installed':>10}")
-            continue
-        cost, ratio = costs[row.of], costs[row.of] / costs[row.to]
-        shown = f"{cost / 1e6:7.2f} ms" if cost >= 1e6 else f"{cost / 1e3:7.2f} us"
-        print(f"{row.label:50}{shown:>10}  {ratio:6.3f}  {verdict(ratio, row.limit)}".rstrip())
-        missed |= row.limit is not None and ratio > row.limit
+    missed = print_table(ROWS, costs)
     return 1 if missed and arguments.check else 0
 
 

@@ -11,12 +11,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["EXITS", "Measurement", "boots", "exits"]
+from tests.bench.table import Measurement
 
-Measurement = Callable[[], float]
+__all__ = ["EXITS", "boots", "exits"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from whatever folder
-from tests.lab.parts import LabError, archive, build, cache_folder, first, is_lab, say
+from tests.lab.parts import LabError, archive, build, busybox_of, cache_folder, is_lab, qemu_program, say
 
 HERE = Path(__file__).resolve().parent
 BOOT_DEADLINE_S = 180.0
@@ -47,16 +47,10 @@ def qemu(lab: Path, memory_mib: int, cpus: int) -> list[str | Path]:
 
     Only one thread emulates all processors: with one each, the kernel's patching of its own code makes them hang.
     """
-    root = lab / "root"
-    libraries = ":".join(str(root / name) for name in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
-    shared = [item for name in ("qemu", "seabios") for item in ("-L", root / "usr/share" / name)]
-    loader = first(root, "lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2")
     return [
-        *("env", f"QEMU_MODULE_DIR={root}/usr/lib/x86_64-linux-gnu/qemu"),
-        *("setpriv", "--pdeathsig", "KILL", loader, "--library-path", libraries),
-        *(root / "usr/bin/qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,+svm"),
+        *(*qemu_program(lab / "root"), "-accel", "tcg,thread=single", "-cpu", "max,+svm"),
         *("-smp", str(cpus), "-m", str(memory_mib), "-M", "pc", "-nodefaults", "-no-user-config", "-no-reboot"),
-        *("-display", "none", *shared, "-kernel", lab / "kernel"),
+        *("-display", "none", "-kernel", lab / "kernel"),
         *("-append", "console=ttyS0 panic=-1 mitigations=off nokaslr quiet tsc=reliable"),
         *("-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"),
         *("-device", "virtio-serial-pci"),
@@ -107,8 +101,9 @@ class Run:
             self._pipe(2, 1)
             self._pipe(3, 2)
         self._pipe(4, -1)
-        busybox = first(lab / "root", "bin/busybox", "usr/bin/busybox")
-        (folder / "initrd").write_bytes((lab / "initrd").read_bytes() + archive(folder / "files", busybox))
+        (folder / "initrd").write_bytes(
+            (lab / "initrd").read_bytes() + archive(folder / "files", busybox_of(lab / "root"))
+        )
 
     def _port(self, kind: str, number: int, backend: str, options: str) -> None:
         self._command += ["-chardev", f"{backend},id=port{number},{options}"]

@@ -14,8 +14,10 @@ import tempfile
 import urllib.parse
 from pathlib import Path
 
-PACKAGES = ("qemu-system-x86", "busybox-static")
+PACKAGES = ("qemu-system-x86", "busybox-static", "lz4", "zstd")
 KERNELS = ("linux-image-amd64", "linux-image-generic")  # Debian's name of the current one, and Ubuntu's
+GUEST_KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual")
+"""What the distributions have for virtual machines; without one, guests get the lab's kernel."""
 MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "kvm-amd")
 
 
@@ -52,8 +54,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PYKVM_LAB_CACHE") or f"{base}/pykvm-lab").expanduser().absolute()
 
 
-def download(folder: Path) -> list[Path]:
-    """Fetch the packages and all that they depend on into `folder`, by lists of packages of its own."""
+def download(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Fetch the packages and all that they depend on into `folder`, by lists of packages of its own.
+
+    Returns:
+        those of the lab, and those that only the kernel for guests needs.
+    """
     if not shutil.which("apt-get"):
         raise LabError("apt-get is missing: the lab is made of Debian's or Ubuntu's packages")
     for name in ("state/lists/partial", "cache/archives/partial"):
@@ -77,19 +83,36 @@ def download(folder: Path) -> list[Path]:
     if kernel is None:
         raise LabError(f"apt knows no kernel package of the names {' or '.join(KERNELS)}")
     call([*install, kernel], "fetch packages")
-    return sorted((folder / "cache/archives").glob("*.deb"))
+    of_lab = sorted((folder / "cache/archives").glob("*.deb"))
+    for name in [name for name in GUEST_KERNELS if name in names][:1]:
+        call([*install, name], "fetch a kernel for guests")
+    return of_lab, sorted(set((folder / "cache/archives").glob("*.deb")) - set(of_lab))
 
 
-def unpack_module(path: Path) -> bytes:
+def program(root: Path, name: str) -> list[str | Path]:
+    """Return how to run a program of the packages, with their libraries instead of the host's."""
+    libraries = ":".join(str(root / folder) for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
+    loader = first(root, "lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2")
+    return [loader, "--library-path", libraries, first(root, f"usr/bin/{name}", f"bin/{name}")]
+
+
+def qemu_program(root: Path) -> list[str | Path]:
+    """Return how to run QEMU of the packages; options follow."""
+    shared = [item for name in ("qemu", "seabios") for item in ("-L", root / "usr/share" / name)]
+    modules = f"QEMU_MODULE_DIR={root}/usr/lib/x86_64-linux-gnu/qemu"
+    return ["env", modules, "setpriv", "--pdeathsig", "KILL", *program(root, "qemu-system-x86_64"), *shared]
+
+
+def unpack_module(path: Path, root: Path) -> bytes:
     """Return a kernel module as insmod takes it."""
     if path.suffix == ".xz":
         return lzma.decompress(path.read_bytes())
     if path.suffix == ".zst":
-        return call(["zstd", "-dc", path], "unpack a kernel module")
+        return call([*program(root, "zstd"), "-dc", path], "unpack a kernel module")
     return path.read_bytes()
 
 
-def unpack_kernel(image: bytes) -> bytes:
+def unpack_kernel(image: bytes, root: Path) -> bytes:
     """Return the ELF file inside a bzImage, which would unpack itself in emulated seconds; else the bzImage.
 
     Source: Linux, Documentation/arch/x86/boot.rst, fields setup_sects, payload_offset and payload_length.
@@ -98,10 +121,13 @@ def unpack_kernel(image: bytes) -> bytes:
     payload = image[(image[0x1F1] + 1) * 512 + offset :][:length]
     if payload.startswith(b"\xfd7zXZ"):
         return lzma.LZMADecompressor().decompress(payload)
+    for magic, name in ((b"\x02!L\x18", "lz4"), (b"\x28\xb5\x2f\xfd", "zstd")):
+        if payload.startswith(magic):  # the last four bytes are its size
+            return call([*program(root, name), "-dc"], "unpack a kernel", payload[:-4])
     return gzip.decompress(payload[:-4]) if payload.startswith(b"\x1f\x8b") else image
 
 
-def add_modules(kernel: Path, tree: Path) -> None:
+def add_modules(kernel: Path, tree: Path, root: Path) -> None:
     """Copy what `MODULES` and their dependencies are made of, and the order to load them in, into `tree`."""
     folder = first(kernel, "**/lib/modules/*")
     files = {path.name.split(".")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
@@ -114,7 +140,7 @@ def add_modules(kernel: Path, tree: Path) -> None:
             return
         if name not in files:
             raise LabError(f"the kernel {folder.name} has no module {name}")
-        module = unpack_module(files[name])
+        module = unpack_module(files[name], root)
         (tree / "lib" / f"{name}.ko").write_bytes(module)
         depends = re.search(rb"\0depends=([^\0]+)\0", module)  # a string of its section .modinfo
         for needed in depends[1].decode().split(",") if depends else ():
@@ -134,6 +160,22 @@ def archive(tree: Path, busybox: Path) -> bytes:
     return call(cpio, "make the initial file system", names.encode(), tree)
 
 
+def busybox_of(root: Path) -> Path:
+    """Return busybox of the packages, which needs no libraries."""
+    return first(root, "bin/busybox", "usr/bin/busybox")
+
+
+def busybox_initrd(root: Path, init: str) -> bytes:
+    """Return an initial file system of busybox and `init`, a script for it, with folders to mount things at."""
+    with tempfile.TemporaryDirectory() as name:
+        for folder in ("bin", "proc", "dev", "sys"):
+            (Path(name) / folder).mkdir()
+        shutil.copy(busybox_of(root), Path(name) / "bin/busybox")
+        (Path(name) / "init").write_text(init)
+        (Path(name) / "init").chmod(0o755)
+        return archive(Path(name), busybox_of(root))
+
+
 def first(folder: Path, *patterns: str) -> Path:
     """Return a file of the packages.
 
@@ -151,10 +193,18 @@ def is_lab(folder: Path) -> bool:
     return (folder / "version").is_file() and (folder / "initrd").is_file()
 
 
+def guest_folder() -> Path:
+    """Return the folder with a kernel for guests of the lab; see `build`, which a lab without one is made anew by."""
+    folder = cache_folder() / "guest"
+    if not (folder / "vmlinux").is_file():
+        build(cache_folder())
+    return folder
+
+
 def build(target: Path) -> None:
     """Make the folder `target` with everything that a run needs: `root`, `kernel`, `initrd` and `version`.
 
-    `vmlinuz` in it is the kernel as it came.
+    `guest` in it is for guests of the lab: a kernel as it came, `vmlinuz`, and unpacked, `vmlinux`.
 
     One that is there already serves until its successor is complete.
     """
@@ -164,23 +214,33 @@ def build(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as name:
         new, parts = Path(name) / "lab", Path(name) / "parts"
-        root, kernel, tree = new / "root", parts / "kernel", parts / "tree"
-        for folder in (root, kernel, tree / "bin", *(tree / name for name in ("dev", "proc", "sys"))):
+        root, kernel, guest, tree = new / "root", parts / "kernel", parts / "guest", parts / "tree"
+        for folder in (
+            root,
+            kernel,
+            guest,
+            new / "guest",
+            tree / "bin",
+            *(tree / name for name in ("dev", "proc", "sys")),
+        ):
             folder.mkdir(parents=True)
         versions = []
-        for package in download(parts):
+        of_lab, of_guest = download(parts)
+        for package in (*of_lab, *of_guest):
             is_kernel = package.name.startswith(("linux-image-", "linux-modules-"))
-            call(["dpkg-deb", "-x", package, kernel if is_kernel else root], f"unpack {package.name}")
+            folder = guest if package in of_guest else kernel if is_kernel else root
+            call(["dpkg-deb", "-x", package, folder], f"unpack {package.name}")
             if re.match(r"linux-image-[0-9]|qemu-system-x86_", package.name):
                 package_name, version = package.name.split("_")[:2]
                 versions.append(f"{package_name} {urllib.parse.unquote(version)}")
-        busybox = first(root, "bin/busybox", "usr/bin/busybox")
-        shutil.copy(busybox, tree / "bin/busybox")
-        add_modules(kernel, tree)
+        shutil.copy(busybox_of(root), tree / "bin/busybox")
+        add_modules(kernel, tree, root)
         image = first(kernel, "**/vmlinuz-*")
-        shutil.copy(image, new / "vmlinuz")
-        (new / "kernel").write_bytes(unpack_kernel(image.read_bytes()))
-        (new / "initrd").write_bytes(archive(tree, busybox))
+        (new / "kernel").write_bytes(unpack_kernel(image.read_bytes(), root))
+        image = next(guest.glob("**/vmlinuz-*"), image)
+        shutil.copy(image, new / "guest/vmlinuz")
+        (new / "guest/vmlinux").write_bytes(unpack_kernel(image.read_bytes(), root))
+        (new / "initrd").write_bytes(archive(tree, busybox_of(root)))
         (new / "version").write_text(", ".join(versions))
         if is_lab(target):
             target.rename(Path(name) / "old")  # programs that run from it go on

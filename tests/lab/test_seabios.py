@@ -10,10 +10,10 @@ import pytest
 
 from tests.lab.parts import cache_folder, first
 from tests.lab.test_lab import LAB, LAB_DEADLINE_S, ROOT, lab
-from tests.lab.test_linux import PROMPT, Console, initrd, kernel
+from tests.lab.test_linux import PROMPT, Console, folder, initrd
 from tests.support import DEADLINE_S
 
-__all__ = ["initrd", "kernel"]
+__all__ = ["folder", "initrd"]
 
 SECTOR = """\
         .code16
@@ -83,9 +83,9 @@ def test_it_boots_a_floppy_disk(bios: Path, tmp_path: Path) -> None:
     assert "A floppy disk says hello" in screen.read_text()
 
 
-def test_it_starts_linux_in_the_lab(bios: Path, kernel: Path, initrd: Path) -> None:
+def test_it_starts_linux_in_the_lab(bios: Path, folder: Path, initrd: Path) -> None:
     """It asks the BIOS for its memory, and finds processors and power-off by the tables that the BIOS places."""
-    command = ["boot", "--bios", bios, kernel.parent / "vmlinuz", "--memory=256M", "--cpus=2", f"--initrd={initrd}"]
+    command = ["boot", "--bios", bios, folder / "vmlinuz", "--memory=256M", "--cpus=2", f"--initrd={initrd}"]
     command += ["--quiet", "--append=console=ttyS0 quiet panic=-1", f"--timeout={LAB_DEADLINE_S}"]
     with subprocess.Popen(
         [LAB, "--", sys.executable, "-m", "pykvm", *map(str, command)],
