@@ -13,9 +13,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic, perf_counter_ns
 
 from tests.bench.table import Measurement, Row, measure, print_table
 from tests.lab.parts import LabError, busybox_initrd, cache_folder, guest_folder, qemu_program
@@ -73,34 +73,40 @@ def userspace_after(command: Sequence[object], deadline_s: float = DEADLINE_S) -
     Raises:
         SystemExit: the line did not come, or the program did not end with status 0 afterwards; all within the deadline.
     """
-    words = list(map(str, command))
-    said, taken, end = b"", 0, time.monotonic() + deadline_s
+    try:
+        return _userspace_after(list(map(str, command)), deadline_s)
+    except OSError as error:
+        raise SystemExit(f"bench: {error.filename}: {error.strerror}") from error
+
+
+def _userspace_after(words: list[str], deadline_s: float) -> float:
+    said, taken, end = b"", 0, monotonic() + deadline_s
     with tempfile.TemporaryFile() as errors:
-        start = time.perf_counter_ns()
+        start = perf_counter_ns()
         with subprocess.Popen(
             words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         ) as process:
             assert process.stdout is not None
             with selectors.DefaultSelector() as selector:
                 selector.register(process.stdout, selectors.EVENT_READ)
-                while selector.select(max(0.0, end - time.monotonic())):
+                while selector.select(max(0.0, end - monotonic())):
                     data = os.read(process.stdout.fileno(), 1 << 16)
                     if not data:
                         break
                     said += data
                     if not taken and LINE in said.replace(b"\r\n", b"\n"):
-                        taken = time.perf_counter_ns() - start
+                        taken = perf_counter_ns() - start
             try:
-                status = str(process.wait(max(0.1, end - time.monotonic())))
+                status = str(process.wait(max(0.1, end - monotonic())))
             except subprocess.TimeoutExpired:
                 status = f"none within {deadline_s:g} s"
             process.kill()
         errors.seek(0)
         said += errors.read()
     if status != "0" or not taken:
-        last = (said.decode(errors="replace").split("\n") if said.strip() else ["nothing"])[-3:]
+        last = " / ".join(said.decode(errors="replace").split("\n")[-4:]).strip(" /") or "nothing"
         got = "userspace" if taken else "no userspace"
-        raise SystemExit(f"bench: {shlex.join(words)}: {got}, status {status}; said: {' / '.join(last).strip()}")
+        raise SystemExit(f"bench: {shlex.join(words)}: {got}, status {status}; said: {last}")
     return float(taken)
 
 

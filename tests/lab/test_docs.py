@@ -61,7 +61,7 @@ def test_the_commands_work_in_order(checkout: Path) -> None:
         assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         outputs.append(result.stdout)
     shown = "".join(outputs)
-    for words in ("Hello from pykvm!", "kvm_amd", "com1.THR <- 0x48 'H'", " passed"):
+    for words in ("Hello from pykvm!", "kvm_amd", "com1.THR <- 0x48 'H'", " passed", "pykvm, 2 CPU"):
         assert words in shown
 
 
