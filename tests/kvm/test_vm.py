@@ -7,7 +7,9 @@ import os
 
 import pytest
 
+from pykvm import Machine
 from pykvm._kvm import lib
+from pykvm.accel.kvm.msrs import MsrError
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vm import REQUIRED, KvmVm
 from pykvm.accel.kvm.vm_file import VmFile
@@ -76,3 +78,27 @@ def test_an_interrupt_while_a_vm_is_destroyed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(VmFile, "close", interrupted)
     with pytest.raises(KeyboardInterrupt), GuestMemory(1 << 16) as memory:
         KvmVm(memory).close()
+
+
+@pytest.mark.parametrize(("rom", "mtrrs"), [(b"", 0x806), (bytes(65536), 0)], ids=["kernel", "rom"])
+def test_mtrrs_are_set_up_where_no_rom_does_it(rom: bytes, mtrrs: int) -> None:
+    """The default type is write-back, for every vCPU: a kernel expects them to agree."""
+    with Machine("2M", cpus=2, rom=rom) as machine:
+        assert [vcpu.file.get_msrs([0x2FF]) for vcpu in machine.vcpus] == [{0x2FF: mtrrs}] * 2
+
+
+def test_an_invariant_tsc_of_amd_counts_at_the_frequency_of_p0() -> None:
+    """Where KVM has no such bit, or CPUID no such counter, HWCR is as it was."""
+    with Machine("1M") as machine:
+        answers = {entry.function: entry for entry in machine.vcpu.cpuid()}
+        is_invariant = 0x80000007 in answers and answers[0x80000007].edx & 1 << 8
+        if answers[0].ebx != 0x68747541 or not is_invariant:
+            assert machine.vcpu.file.get_msrs([0xC0010015])[0xC0010015] & 1 << 24 == 0
+            return
+        before = machine.vcpu.file.get_msrs([0xC0010015])
+        try:
+            machine.vcpu.file.set_msrs({0xC0010015: 1 << 24})
+        except MsrError:
+            assert before == {0xC0010015: 0}
+        else:
+            assert before == {0xC0010015: 1 << 24}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pykvm._kvm import ffi, lib
 from pykvm.accel.kvm.cpuid import TSC_DEADLINE, X2APIC, CpuidEntry, with_local_apic
 from pykvm.accel.kvm.cpuid_topology import with_timing, with_topology
+from pykvm.accel.kvm.msrs import MsrError
 from pykvm.accel.kvm.stream import KvmStream
 from pykvm.accel.kvm.system_file import SystemFile
 from pykvm.accel.kvm.vcpu import KvmVcpu
@@ -15,6 +16,10 @@ from pykvm.accel.kvm.vm_interrupts import IrqchipRoute, MsiRoute
 from pykvm.arch.x86 import layout
 from pykvm.errors import AcceleratorError, ConfigurationError
 from pykvm.memory import PAGE_BYTES, GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.accel.kvm.vcpu_file import VcpuFile
 
 __all__ = ["REQUIRED", "KvmVm"]
 
@@ -30,6 +35,16 @@ _SQUARE_WAVE = 3
 _IOAPIC_PINS = 24
 _TIMER_PIN = 2
 _HC_MAP_GPA_RANGE = 12
+_MSR_MTRR_DEF_TYPE = 0x2FF
+_ENABLED_WRITE_BACK = 0x806
+"""Memory is write-back by the MTRRs (Intel SDM vol. 3, 12.11.2.1); while they are off, Linux does without PAT, too."""
+_MSR_HWCR = 0xC0010015
+_TSC_FREQ_SEL = 1 << 24
+"""The time-stamp counter counts at P0's frequency (AMD PPR, HWCR), else Linux calls an invariant one a firmware bug."""
+_AMD = 0x68747541
+"""EBX of CPUID leaf 0, "Auth"."""
+_ADVANCED_POWER, _INVARIANT_TSC = 0x80000007, 1 << 8
+"""CPUID leaf, and the bit in its EDX (AMD APM vol. 3, appendix E.4.6)."""
 _LOCAL_APIC_KHZ = 1_000_000
 """What KVM's local APICs count: one tick in a nanosecond (KVM API 7, KVM_CAP_X86_APIC_BUS_CYCLES_NS)."""
 
@@ -182,6 +197,8 @@ class KvmVm:
         file = self.file.create_vcpu(len(self.vcpus))
         try:
             file.set_cpuid2(self._cpuid(len(self.vcpus), file.get_tsc_khz()))
+            if self._memory.rom is None:
+                self._set_msrs_as_firmware_does(file)
             mapped_bytes = self._system.get_vcpu_mmap_size()
             vcpu = KvmVcpu(file, mapped_bytes, len(self.vcpus), self._ram, self.stream, self._has_local_apic)
         except BaseException:
@@ -190,6 +207,16 @@ class KvmVm:
         self.vcpus.append(vcpu)
         self.stream.data.shared = len(self.vcpus) if len(self.vcpus) > 1 else 0
         return vcpu
+
+    def _set_msrs_as_firmware_does(self, file: VcpuFile) -> None:
+        answers = {entry.function: entry for entry in self._supported if entry.function in (0, _ADVANCED_POWER)}
+        values = {_MSR_MTRR_DEF_TYPE: _ENABLED_WRITE_BACK}
+        if answers[0].ebx == _AMD and _ADVANCED_POWER in answers and answers[_ADVANCED_POWER].edx & _INVARIANT_TSC:
+            values[_MSR_HWCR] = _TSC_FREQ_SEL
+        try:
+            file.set_msrs(values)
+        except MsrError:
+            pass  # HWCR is the last, and takes that bit since Linux 6.7
 
     def _cpuid(self, apic_id: int, tsc_khz: int) -> list[CpuidEntry]:
         """Return what the host supports, of the local APIC what the kernel's has, and what is asked for."""
