@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HaltWatch", "Halted", "IdleSkip"]
 
-LOOK_EVERY_NS = NS_PER_S // 20
+LOOK_EVERY_NS, LOOK_AT_LEAST_EVERY_NS = NS_PER_S // 20, NS_PER_S // 4
+LOOKS_PER_TIME = 16
+"""Each look takes all vCPUs out of the guest, so the longer it has run without an end, the rarer they are."""
 IDLE_NS = NS_PER_S // 20
 LOOK_IDLE_NS = NS_PER_S // 50
 LONGEST_S = 3600.0
@@ -122,16 +124,20 @@ class HaltWatch:
         self._timer = Timer(self._look)
         self._now: dict[int, int] = {}
         self._before: dict[int, int] = {}
+        self._start_ns = 0
 
     def start(self) -> None:
         """Begin to look."""
         self._now, self._before = {}, {}
-        self._clock.arm(self._timer, self._clock.now_ns() + LOOK_EVERY_NS)
+        self._start_ns = self._clock.now_ns()
+        self._clock.arm(self._timer, self._start_ns + LOOK_EVERY_NS)
 
     def _look(self) -> None:
         """Begin a round: each vCPU says how it is when it comes out of the guest."""
         self._before, self._now = self._now, {}
-        self._clock.arm(self._timer, self._clock.now_ns() + LOOK_EVERY_NS)
+        now_ns = self._clock.now_ns()
+        wait_ns = min((now_ns - self._start_ns) // LOOKS_PER_TIME, LOOK_AT_LEAST_EVERY_NS)
+        self._clock.arm(self._timer, now_ns + max(wait_ns, LOOK_EVERY_NS))
         self._kick()
 
     def is_over(self, vcpu: KvmVcpu) -> bool:
