@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 
 from tests.lab.test_lab import ROOT
-from tests.lab.test_linux import kernel
+from tests.lab.test_linux import folder
 from tests.support import SLOWNESS
 
-__all__ = ["kernel"]
+__all__ = ["folder"]
 
 DEADLINE_S = 400 * SLOWNESS
 """A KVM that emulates ring 0 takes minutes to where it cannot go on."""
 
 
-def test_a_kernel_runs_as_far_as_this_kvm_can_take_it(kernel: Path) -> None:
+def test_a_kernel_runs_as_far_as_this_kvm_can_take_it(folder: Path) -> None:
     """To its panic, since it has nothing to start; or to an instruction that KVM cannot do, which is then named."""
-    command = ["boot", kernel, "--memory=128M", "--append=earlyprintk=serial console=ttyS0 nokaslr panic=-1"]
+    command = ["boot", folder / "vmlinux", "--memory=128M", "--append=earlyprintk=serial console=ttyS0 nokaslr panic=-1"]
     done = subprocess.run(
         [sys.executable, "-m", "pykvm", *map(str, command), f"--timeout={DEADLINE_S}"],
         cwd=ROOT,
