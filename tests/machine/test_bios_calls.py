@@ -66,6 +66,7 @@ def test_a_kernel_that_looks_for_a_bios_goes_on_without(tmp_path: Path) -> None:
     source = """
         .code32
         lgdt    table
+        lidt    vectors
         ljmp    $8, $sixteen
         .code16
 sixteen: mov    $16, %ax
@@ -86,6 +87,8 @@ real:   xor     %ax, %ax
 gdt:    .quad   0, 0x00009b000000ffff, 0x000093000000ffff
 table:  .word   . - gdt - 1
         .long   gdt
+vectors:.word   0x3ff
+        .long   0
 """
     (tmp_path / "kernel.S").write_text(source)
     subprocess.run(["as", "--32", "-o", "kernel.o", "kernel.S"], cwd=tmp_path, check=True)
