@@ -7,12 +7,15 @@ different ones, as kernels in the higher half do: what is there is found, and st
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Setup
-from pykvm.model.image import Image, LoadSegment, StartMode
+from pykvm.model.image import Image, LoadSegment, StartMode, SymbolSource
 from pykvm.model.plain import record
 
-__all__ = ["MAGIC", "Elf", "Segment", "load_elf"]
+__all__ = ["MAGIC", "Elf", "Section", "Segment", "load_elf"]
 
 MAGIC = b"\x7fELF"
 CLASS_32, CLASS_64, LITTLE_ENDIAN = 1, 2, 1
@@ -29,7 +32,10 @@ MANY_HEADERS = 0xFFFF
 MOST_SEGMENTS = 4096
 """More than any program has; each of them is looked at several times."""
 NAMED_SEGMENTS = 4
-SHT_SYMTAB = 2
+MOST_SECTIONS = 1 << 16
+SHT_SYMTAB, SHT_DYNSYM = 2, 11
+SHN_XINDEX = 0xFFFF
+"""e_shstrndx of a file whose first section header has that number."""
 
 
 @record(frozen=True)
@@ -44,6 +50,21 @@ class Segment:
     memory_bytes: int
 
 
+@record(frozen=True)
+class Section:
+    """A section header; `name_at` is an offset in the section with the names."""
+
+    name_at: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    entry_bytes: int
+
+
 class Elf:
     """The headers of an ELF file.
 
@@ -56,6 +77,7 @@ class Elf:
         machine: e_machine.
         entry: e_entry, a virtual address.
         segments: the program headers.
+        names_section: the number of the section with the names of sections; 0 for none.
 
     Raises:
         ImageError: it is cut or damaged, or for a machine that stores the highest byte first.
@@ -72,20 +94,20 @@ class Elf:
         self._read_header("<HHIQQQIHHHHHH" if self.is_64bit else "<HHIIIIIHHHHHH")
 
     def _read_header(self, form: str) -> None:
-        (self.type, self.machine, _, self.entry, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, _) = (
+        (self.type, self.machine, _, self.entry, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, names) = (
             self.file.unpack(form, 16, "the ELF header")
         )
         self._sections = shoff, shentsize, shnum
+        if shoff and shnum == 0 and self._header_fits(0):
+            self._sections = shoff, shentsize, self._section(0).size
+        self.names_section = names
+        if names == SHN_XINDEX and self._header_fits(0):
+            self.names_section = self._section(0).link
         if phnum == MANY_HEADERS:
-            phnum = self._section(0)[5]  # sh_info
+            phnum = self._section(0).info
         if phnum > MOST_SEGMENTS:
             raise self.file.error(f"is damaged: {phnum} program headers; there may be {MOST_SEGMENTS} at most")
         self.segments = tuple(self._segments(phoff, phentsize, phnum))
-
-    @property
-    def has_symbols(self) -> bool:
-        """There is a symbol table."""
-        return any(self._section(number)[1] == SHT_SYMTAB for number in self._section_numbers())
 
     def _segments(self, offset: int, entry_bytes: int, count: int) -> list[Segment]:
         form, size = ("<IIQQQQQQ", 56) if self.is_64bit else ("<IIIIIIII", 32)
@@ -102,19 +124,37 @@ class Elf:
             found.append(Segment(type_, at, virtual, physical, file_bytes, memory_bytes))
         return found
 
-    def _section_numbers(self) -> range:
-        """Return the sections that are there: a kernel without them boots as well, and so does one whose are cut."""
-        offset, entry_bytes, count = self._sections
-        if not offset or entry_bytes < (64 if self.is_64bit else 40):
-            return range(0)
-        return range(max(0, min(count, (len(self.file.data) - offset) // entry_bytes)))
-
-    def _section(self, number: int) -> tuple[int, ...]:
-        """Return name, type, flags, address, offset and info of a section header."""
+    def _header_fits(self, number: int) -> bool:
         offset, entry_bytes, _ = self._sections
-        form = "<IIQQQQIIQQ" if self.is_64bit else "<IIIIIIIIII"
-        fields = self.file.unpack(form, offset + number * entry_bytes, f"section header {number}")
-        return (*fields[:5], fields[7])
+        return entry_bytes >= self._section_bytes and offset + (number + 1) * entry_bytes <= len(self.file.data)
+
+    @property
+    def _section_bytes(self) -> int:
+        return 64 if self.is_64bit else 40
+
+    def _section(self, number: int) -> Section:
+        offset, entry_bytes, _ = self._sections
+        size = self._section_bytes
+        header = bytes(self.file.part(offset + number * entry_bytes, size, f"section header {number}"))
+        return next(_sections(header, self.is_64bit))
+
+    def sections(self) -> list[Section]:
+        """Return the section headers that are there: a kernel without them boots as well, or with cut ones."""
+        return list(_sections(self.section_headers(), self.is_64bit))
+
+    def section_headers(self) -> bytes:
+        """Return the bytes of `sections`."""
+        offset, entry_bytes, count = self._sections
+        if not 0 < offset < len(self.file.data) or entry_bytes != self._section_bytes:
+            return b""
+        count = min(count, (len(self.file.data) - offset) // entry_bytes, MOST_SECTIONS)
+        return bytes(self.file.part(offset, count * entry_bytes, "the section header table"))
+
+    def symbols(self, moved: int = 0) -> SymbolSource | None:
+        """Return the file if it has a symbol table, loaded `moved` bytes above where it was linked for; else None."""
+        if any(section.type in (SHT_SYMTAB, SHT_DYNSYM) for section in self.sections()):
+            return SymbolSource(self.file.path, self.file.data, moved)
+        return None
 
     def loaded(self) -> tuple[Segment, ...]:
         """Return the segments that go into memory, by physical address.
@@ -153,6 +193,12 @@ class Elf:
         raise self.file.error(f"entry {self.entry:#x} is in none of its segments ({places})")
 
 
+def _sections(headers: bytes, is_64bit: bool) -> Iterator[Section]:
+    for fields in struct.iter_unpack("<IIQQQQIIQQ" if is_64bit else "<10I", headers):
+        name_at, type_, flags, address, at, size, link, info, _, each = fields
+        yield Section(name_at, type_, flags, address, at, size, link, info, each)
+
+
 def load_segments(elf: Elf, segments: tuple[Segment, ...]) -> tuple[LoadSegment, ...]:
     """Return what is to be stored for `segments`.
 
@@ -188,7 +234,7 @@ def load_elf(file: ImageFile, setup: Setup) -> Image:
         entry=elf.physical_entry(segments),
         mode=StartMode.LONG if elf.is_64bit else StartMode.PROTECTED,
         format=f"ELF{64 if elf.is_64bit else 32} executable",
-        has_symbols=elf.has_symbols,
+        symbols=elf.symbols(),
     )
 
 

@@ -9,6 +9,10 @@ from collections.abc import Callable
 
 from pykvm.errors import ImageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.model.image import Stored
+
 __all__ = ["MAX_IMAGE_BYTES", "FileBytes", "ImageFile"]
 
 MAX_IMAGE_BYTES = 1 << 30
@@ -83,6 +87,7 @@ class ImageFile:
 
     Args:
         path: the file.
+        data: its bytes, if it has been read already.
 
     Attributes:
         path: as given.
@@ -92,15 +97,19 @@ class ImageFile:
         ImageError: there is no such file, it cannot be read, or it is empty or larger than 1 GiB.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], data: memoryview | Stored | None = None) -> None:
         self.path = os.fspath(path)
-        self._head, self.data = _open(self.path)
+        self.data: memoryview | Stored
+        if data is None:
+            self._head, self.data = _open(self.path)
+        else:
+            self._head, self.data = memoryview(bytes(data[:HEAD_BYTES])), data
 
     def error(self, text: str) -> ImageError:
         """Return an error that names the file."""
         return ImageError(f"{self.path!r}: {text}")
 
-    def part(self, offset: int, size: int, what: str) -> memoryview | FileBytes:
+    def part(self, offset: int, size: int, what: str) -> memoryview | Stored:
         """Return `size` bytes from `offset`.
 
         Raises:
@@ -111,7 +120,7 @@ class ImageFile:
                 f"is cut or damaged: {what} is {size:#x} bytes at offset {offset:#x}, and the file has "
                 f"{len(self.data):#x} bytes"
             )
-        data = self._head if offset + size <= len(self._head) else self.data
+        data: memoryview | Stored = self._head if offset + size <= len(self._head) else self.data
         return data[offset : offset + size]
 
     def unpack(self, form: str, offset: int, what: str) -> tuple[int, ...]:

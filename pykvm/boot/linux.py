@@ -15,7 +15,7 @@ from pykvm.boot.multiboot import as_text
 from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
 from pykvm.errors import ImageError
 from pykvm.memory import more_memory
-from pykvm.model.image import Image, LoadSegment, StartMode
+from pykvm.model.image import Image, LoadSegment, StartMode, SymbolSource
 from pykvm.model.plain import record
 
 __all__ = ["Header", "has_16bit_entry_only", "has_banner", "load_linux", "load_vmlinux"]
@@ -153,7 +153,7 @@ def load_vmlinux(file: ImageFile, setup: Setup) -> Image:
         raise _needs(file, setup, address, size)
     header = _vmlinux_header(elf.is_64bit, address, size)
     what = f"Linux kernel, unpacked, ELF{64 if elf.is_64bit else 32}"
-    return _image(file, header, setup, kernel, elf.physical_entry(segments), what, elf.has_symbols)
+    return _image(file, header, setup, kernel, elf.physical_entry(segments), what, elf.symbols())
 
 
 def _vmlinux_header(is_64bit: bool, address: int, size: int) -> Header:
@@ -174,7 +174,7 @@ def _image(
     kernel: tuple[LoadSegment, ...],
     entry: int,
     what: str,
-    has_symbols: bool = False,
+    symbols: SymbolSource | None = None,
 ) -> Image:
     initrd = _place_initrd(file, header, setup, kernel[-1])
     firmware = setup.firmware(kernel)
@@ -187,7 +187,7 @@ def _image(
         mode=StartMode.LONG if header.has_64bit_entry else StartMode.PROTECTED,
         registers={"rsi": zero_page.address, "rbp": 0},
         format=what,
-        has_symbols=has_symbols,
+        symbols=symbols,
     )
 
 

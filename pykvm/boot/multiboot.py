@@ -11,8 +11,9 @@ from pykvm.boot.elf import MAGIC as ELF_MAGIC
 from pykvm.boot.elf import Elf, load_segments, refuse_foreign
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
+from pykvm.errors import ImageError
 from pykvm.memory import HOLE_START, PAGE_BYTES, more_memory
-from pykvm.model.image import LoadSegment
+from pykvm.model.image import LoadSegment, SymbolSource
 from pykvm.model.plain import record
 
 __all__ = [
@@ -41,13 +42,13 @@ class Kernel:
         segments: what goes where.
         entry: first instruction.
         what: how that is known, in words.
-        has_symbols: the file has a symbol table.
+        symbols: where its names are, if anywhere.
     """
 
     segments: tuple[LoadSegment, ...]
     entry: int
     what: str
-    has_symbols: bool = False
+    symbols: SymbolSource | None = None
 
 
 @record(frozen=True)
@@ -89,7 +90,17 @@ def by_addresses(file: ImageFile, header_offset: int, addresses: Addresses) -> K
     if not load <= entry < load + size:
         raise file.error(f"{where}: entry {entry:#x} is not in what is loaded ({load:#x}-{load + size - 1:#x})")
     segment = LoadSegment(load, file.part(offset, size, "what the Multiboot header has loaded"), zeros)
-    return Kernel((segment,), entry, "loaded as its header says")
+    return Kernel((segment,), entry, "loaded as its header says", _symbols(file))
+
+
+def _symbols(file: ImageFile) -> SymbolSource | None:
+    """Return where the names are in a file that need not be ELF, nor whole ELF, to be loaded."""
+    if bytes(file.data[:4]) != ELF_MAGIC:
+        return None
+    try:
+        return Elf(file).symbols()
+    except ImageError:
+        return None
 
 
 def by_elf(file: ImageFile, header_offset: int, entry: int | None = None) -> Kernel:
@@ -109,7 +120,7 @@ def by_elf(file: ImageFile, header_offset: int, entry: int | None = None) -> Ker
     refuse_foreign(elf)
     loaded = elf.loaded()
     start = elf.physical_entry(loaded) if entry is None else entry
-    return Kernel(load_segments(elf, loaded), start, f"ELF{64 if elf.is_64bit else 32}", elf.has_symbols)
+    return Kernel(load_segments(elf, loaded), start, f"ELF{64 if elf.is_64bit else 32}", elf.symbols())
 
 
 def place_modules(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment]) -> list[LoadSegment]:

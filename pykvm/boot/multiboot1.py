@@ -89,7 +89,7 @@ def load_multiboot1(file: ImageFile, setup: Setup) -> Image:
         mode=StartMode.PROTECTED,
         registers={"rax": BOOTED, "rbx": info.address},
         format=f"Multiboot kernel, {kernel.what}",
-        has_symbols=kernel.has_symbols,
+        symbols=kernel.symbols,
     )
 
 

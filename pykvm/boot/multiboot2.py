@@ -23,7 +23,7 @@ from pykvm.boot.multiboot import (
 )
 from pykvm.boot.setup import Setup, free_place
 from pykvm.memory import more_memory
-from pykvm.model.image import Image, LoadSegment, StartMode
+from pykvm.model.image import Image, LoadSegment, StartMode, SymbolSource
 from pykvm.model.plain import record
 
 __all__ = ["Header", "find_header", "load_multiboot2"]
@@ -126,7 +126,7 @@ def load_multiboot2(file: ImageFile, setup: Setup) -> Image:
         mode=StartMode.PROTECTED,
         registers={"rax": BOOTED, "rbx": address},
         format=f"Multiboot2 kernel, {kernel.what}",
-        has_symbols=kernel.has_symbols,
+        symbols=kernel.symbols,
     )
 
 
@@ -183,7 +183,8 @@ def _relocated(file: ImageFile, header: Header, kernel: Kernel, setup: Setup) ->
     if preference == HIGHEST:
         base = (top - size) // align * align
     moved = tuple(LoadSegment(s.address - low + base, s.data, s.zeros) for s in kernel.segments)
-    return Kernel(moved, kernel.entry - low + base, kernel.what, kernel.has_symbols)
+    symbols = kernel.symbols and SymbolSource(kernel.symbols.path, kernel.symbols.data, base - low)
+    return Kernel(moved, kernel.entry - low + base, kernel.what, symbols)
 
 
 def _information(setup: Setup, modules: Sequence[LoadSegment], base: int, rsdp: bytes) -> Iterator[bytes]:

@@ -80,7 +80,7 @@ def load_pvh(file: ImageFile, setup: Setup) -> Image:
         mode=StartMode.PROTECTED,
         registers={"rbx": info.address},
         format=f"PVH kernel, ELF{64 if elf.is_64bit else 32}",
-        has_symbols=elf.has_symbols,
+        symbols=elf.symbols(),
     )
 
 

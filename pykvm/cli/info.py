@@ -56,7 +56,7 @@ def _data(file: ImageFile, found: dict[str, str], image: Image | None, why_not: 
             "registers": image.registers,
             "segments": [{"address": s.address, "bytes": len(s.data), "zeros": s.zeros} for s in image.segments],
             "roms": [{"address": s.address, "bytes": s.size} for s in image.roms],
-            "symbols": image.has_symbols,
+            "symbols": image.symbols is not None,
         }
     return data
 
@@ -80,4 +80,4 @@ def _lines(file: ImageFile, found: dict[str, str], image: Image | None, why_not:
     yield f"  entry    {image.entry:#x} in {MODES[image.mode.value]}"
     if image.registers:
         yield "  with     " + ", ".join(f"{name} = {value:#x}" for name, value in image.registers.items())
-    yield f"  symbols  {'yes' if image.has_symbols else 'none'}"
+    yield f"  symbols  {'yes' if image.symbols else 'none'}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
             """Fill `view`, which is as long."""
 
 
-__all__ = ["Image", "LoadSegment", "StartMode"]
+__all__ = ["Image", "LoadSegment", "StartMode", "SymbolSource"]
 
 
 class StartMode(Enum):
@@ -58,6 +58,24 @@ class LoadSegment:
 
 
 @record(frozen=True)
+class SymbolSource:
+    """A file with a symbol table.
+
+    Attributes:
+        path: the file.
+        data: its bytes, or what reads them.
+        moved: how many bytes above the physical addresses that it was linked for it lies.
+    """
+
+    path: str
+    data: memoryview | Stored
+    moved: int = 0
+
+    def __repr__(self) -> str:
+        return f"SymbolSource({self.path!r}, {len(self.data)} bytes, moved={self.moved:#x})"
+
+
+@record(frozen=True)
 class Image:
     """A guest ready to be loaded.
 
@@ -72,7 +90,7 @@ class Image:
         roms: what is mapped where for reading only, some of it twice.
         firmware_files: what fw_cfg has for the machine's firmware, by name.
         firmware_items: the same, by key.
-        has_symbols: the file has a symbol table.
+        symbols: where its names are; None where the file has no symbol table.
     """
 
     path: str
@@ -84,7 +102,7 @@ class Image:
     roms: tuple[LoadSegment, ...] = ()
     firmware_files: dict[str, bytes] = field(default_factory=dict)
     firmware_items: dict[int, bytes] = field(default_factory=dict)
-    has_symbols: bool = False
+    symbols: SymbolSource | None = None
     firmware: tuple[LoadSegment, ...] = ()
 
     @property

@@ -38,7 +38,7 @@ def test_segments_with_zeros_behind_them(tmp_path: Path, bits: int, mode: StartM
     assert (first.address, bytes(first.data), first.zeros) == (0x100000, CODE, 0)
     assert (second.address, bytes(second.data), second.zeros) == (0x200000, b"data", 0x1000)
     assert (image.entry, image.mode, image.format) == (0x100000, mode, f"ELF{bits} executable")
-    assert not image.has_symbols
+    assert not image.symbols
 
 
 def test_a_kernel_in_the_higher_half_starts_where_it_lies(tmp_path: Path) -> None:
@@ -61,13 +61,13 @@ def section(type: int, info: int = 0) -> bytes:
 
 
 def test_a_symbol_table_is_seen(tmp_path: Path) -> None:
-    assert load(tmp_path, elf(Part(0x100000, CODE), sections=section(0) + section(2))).has_symbols
+    assert load(tmp_path, elf(Part(0x100000, CODE), sections=section(0) + section(2))).symbols
 
 
 def test_section_headers_that_are_cut_do_not_matter(tmp_path: Path) -> None:
     data = elf(Part(0x100000, CODE), sections=section(0) + section(2), section_count=50)
-    assert load(tmp_path, data).has_symbols
-    assert not load(tmp_path, data[:-100]).has_symbols
+    assert load(tmp_path, data).symbols
+    assert not load(tmp_path, data[:-100]).symbols
 
 
 def test_more_program_headers_than_a_header_can_count(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Names and source lines of a guest's addresses, read when somebody asks for them."""
