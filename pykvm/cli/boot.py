@@ -84,6 +84,7 @@ def _machine(
         initrds=arguments.initrd,
         bios=arguments.bios,
         option_roms=arguments.option_rom,
+        symbols=arguments.symbols,
         memory=arguments.memory,
         cpus=arguments.cpus,
         irqchip=arguments.irqchip,
@@ -145,6 +146,8 @@ def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, 
         "--record": arguments.record,
         "--screenshot": arguments.screenshot,
     }
+    if not arguments.symbols or os.path.realpath(arguments.symbols) != os.path.realpath(arguments.image or ""):
+        named["--symbols"] = arguments.symbols
     files = {os.path.realpath(spec.file): spec.file for spec in arguments.device if spec.file}
     named |= {f"--device {path}": path for path in files.values()}
     named |= {OPTIONS[name]: file_of(target) for name, target in targets.items()}
@@ -211,8 +214,9 @@ def _trace(machine: Machine, timeout_s: float | None, max_exits: int | None) -> 
     from pykvm.trace.text import line
 
     colour = has_colour(STDERR)
+    label = machine.symbols.label if machine.symbols else None
     for record in machine.exits(timeout_s, max_exits):
-        _say(line(record, colour))
+        _say(line(record, colour, label))
     assert machine.outcome is not None
     return machine.outcome
 

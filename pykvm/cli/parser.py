@@ -190,6 +190,7 @@ def _add_lines(boot: argparse.ArgumentParser) -> None:
 def _add_boot(commands: argparse._SubParsersAction[_Parser]) -> None:
     boot = _add(commands, "boot", "run a guest image")
     _add_image(boot)
+    _add_symbols(boot)
     _add_memory(boot)
     _add_machine(boot)
     _add_lines(boot)
@@ -262,6 +263,14 @@ def _add_image(boot: argparse.ArgumentParser) -> None:
     )
     boot.add_argument(
         "--entry", metavar="ADDR", type=address, help="first instruction of a flat binary (default: the load address)"
+    )
+
+
+def _add_symbols(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--symbols",
+        metavar="FILE",
+        help="ELF file, or text as of nm or System.map, with the symbols of a guest that has none",
     )
 
 
@@ -340,6 +349,7 @@ def _add_trace(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     show = _add(actions, "show", "print a trace, one line per access")
     show.add_argument("file", metavar="FILE", help="file written by pykvm boot --record")
+    _add_symbols(show)
     show.set_defaults(command=_trace_show)
 
 

@@ -32,27 +32,7 @@ def _attachments(bus: Bus) -> list[Attachment]:
     return list(dict.fromkeys(mapping.attachment for mapping in bus.mappings))
 
 
-def describe(
-    bus: Bus,
-    selected: Sequence[Mapping[str, int]],
-    image: Image | None,
-    memory_bytes: int,
-    accelerator: str,
-    irqchip: str,
-) -> dict[str, Any]:
-    """Return a machine as JSON data.
-
-    Args:
-        bus: its address map.
-        selected: `selected_banks` at the point where the trace begins.
-        image: what was loaded, if anything.
-        memory_bytes: size of its RAM.
-        accelerator: name of what runs it.
-        irqchip: where its interrupt controllers are.
-    """
-    from pykvm import __version__
-    from pykvm.accel.kvm.probe import out_is_past
-
+def _devices(bus: Bus, selected: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
     devices = []
     for attachment, values in zip(_attachments(bus), selected, strict=True):
         mappings = [mapping for mapping in bus.mappings if mapping.attachment is attachment]
@@ -68,6 +48,37 @@ def describe(
         if len(mappings) > 1 or mappings[0].offset:
             device["windows"] = [[mapping.offset, mapping.size] for mapping in mappings]
         devices.append(device)
+    return devices
+
+
+def describe(
+    bus: Bus,
+    selected: Sequence[Mapping[str, int]],
+    image: Image | None,
+    memory_bytes: int,
+    accelerator: str,
+    irqchip: str,
+    for_file: bool = False,
+) -> dict[str, Any]:
+    """Return a machine as JSON data.
+
+    Args:
+        bus: its address map.
+        selected: `selected_banks` at the point where the trace begins.
+        image: what was loaded, if anything.
+        memory_bytes: size of its RAM.
+        accelerator: name of what runs it.
+        irqchip: where its interrupt controllers are.
+        for_file: it is for a trace that is read when the guest's files may have changed.
+    """
+    from pykvm import __version__
+    from pykvm.accel.kvm.probe import out_is_past
+
+    symbols = {}
+    if for_file and image is not None and image.symbols is not None:
+        from pykvm.symbols.recorded import describe_symbols
+
+        symbols = {"symbols": describe_symbols(image.symbols)}
     return {
         "pykvm": __version__,
         "accelerator": accelerator,
@@ -75,5 +86,6 @@ def describe(
         "memory": memory_bytes,
         "irqchip": irqchip,
         "image": image and {"path": image.path, "size": image.size, "entry": image.entry, "mode": image.mode.value},
-        "devices": devices,
+        "devices": _devices(bus, selected),
+        **symbols,
     }

@@ -27,7 +27,8 @@ class FlightRecorder:
     Args:
         vm: whose exits.
         selected: returns, for each device, the values of its bank-selecting registers now.
-        describe: returns the machine as docs/trace-format.md says, given `selected` at some point.
+        describe: returns the machine as docs/trace-format.md says, given `selected` at some point and whether it is
+            for a file.
         path: file to record in; None for the last records in memory.
     """
 
@@ -35,7 +36,7 @@ class FlightRecorder:
         self,
         vm: KvmVm,
         selected: Callable[[], Sequence[Mapping[str, int]]],
-        describe: Callable[[Sequence[Mapping[str, int]]], dict[str, Any]],
+        describe: Callable[[Sequence[Mapping[str, int]], bool], dict[str, Any]],
         path: str | os.PathLike[str] | None,
     ) -> None:
         self._stream = vm.stream
@@ -72,7 +73,7 @@ class FlightRecorder:
             self._recorder = RingRecorder(self._checkpoint)
             self._started_tsc = self._time_stamp()
         else:
-            description = self._describe(self._selected())
+            description = self._describe(self._selected(), True)
             clock = self._time_stamp, self._time_stamp_khz()
             recorder = FileRecorder(self._path, description, *clock, self._checkpoint)
             self._recorder, self._started_tsc = recorder, recorder.started_tsc
@@ -87,7 +88,7 @@ class FlightRecorder:
 
         assert self._recorder is not None
         start = self._recorder.checkpoints[checkpoint]
-        description = self._describe(start.selected)
+        description = self._describe(start.selected, False)
         decoder = Decoder(description, self._started_tsc, self._time_stamp_khz(), start.records + 1)
         slots = self._recorder.slots(start.slot, self._stream.slots_written)
         return decoder, list(decoder.decode(start.slot, slots))

@@ -23,7 +23,7 @@ from pykvm.boot.setup import Module, Setup
 from pykvm.devices.device import Device
 from pykvm.errors import AddressError, ConfigurationError, ImageError
 from pykvm.memory import GuestMemory, more_memory
-from pykvm.model.image import Image, LoadSegment, StartMode
+from pykvm.model.image import Image, LoadSegment, StartMode, SymbolSource
 from pykvm.units import parse_address
 
 MODES = (StartMode.REAL, StartMode.PROTECTED, StartMode.LONG)
@@ -43,6 +43,7 @@ class Guest:
         modules: for the kernel.
         initrds: for the kernel.
         firmware: a BIOS that starts the machine, and further ROMs for it; empty where we start it.
+        symbols: a file with the guest's symbols, where it is not the image.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Guest:
         modules: Sequence[Module],
         initrds: Sequence[ImageFile],
         firmware: Sequence[ImageFile],
+        symbols: ImageFile | None = None,
     ) -> None:
         self._file = file
         self._formats = formats
@@ -62,6 +64,7 @@ class Guest:
         self._modules = modules
         self._initrds = initrds
         self._firmware = firmware
+        self._symbols = symbols
 
     @property
     def wants_kernel_irqchip(self) -> bool:
@@ -83,9 +86,15 @@ class Guest:
         ram = [(region.address, region.size) for region in memory.regions]
         setup = Setup(ram, self._command_line, self._modules, self._initrds, cpus, has_apics)
         if self._firmware:
-            return load_by_firmware(self._firmware, self._file, self._formats, setup)
-        assert self._file is not None
-        return load_image(self._file, setup, *self._flat, formats=self._formats)
+            image = load_by_firmware(self._firmware, self._file, self._formats, setup)
+        else:
+            assert self._file is not None
+            image = load_image(self._file, setup, *self._flat, formats=self._formats)
+        if self._symbols is None:
+            return image
+        moved = image.symbols.moved if image.symbols else 0
+        named = SymbolSource(self._symbols.path, self._symbols.data, moved)
+        return Image(**{**vars(image), "symbols": named})
 
 
 def read_guest(
@@ -98,6 +107,7 @@ def read_guest(
     initrds: Sequence[str | os.PathLike[str]] = (),
     bios: str | os.PathLike[str] | None = None,
     option_roms: Sequence[str | os.PathLike[str]] = (),
+    symbols: str | os.PathLike[str] | None = None,
 ) -> Guest:
     """Return the files of a guest; the arguments are those of `Machine.boot`.
 
@@ -129,6 +139,7 @@ def read_guest(
         [_module(text) for text in modules],
         [ImageFile(path) for path in initrds],
         firmware,
+        None if symbols is None else _symbols(symbols),
     )
 
 
@@ -158,6 +169,15 @@ def _refuse(options: dict[str, object], why: str) -> None:
     for option, value in options.items():
         if value is not None:
             raise ConfigurationError(f"{option}: means nothing {why}; leave it out")
+
+
+def _symbols(path: str | os.PathLike[str]) -> ImageFile:
+    """Return a file that a user has named for its symbols, which must be in it."""
+    from pykvm.symbols.symbols import Symbols
+
+    file = ImageFile(path)
+    Symbols.from_source(SymbolSource(file.path, file.data))
+    return file
 
 
 def _module(text: str) -> Module:

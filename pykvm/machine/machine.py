@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
@@ -22,8 +21,9 @@ from pykvm.machine.loading import fill, read_guest, refuse_overwriting, store
 from pykvm.machine.msrs import MsrMap
 from pykvm.machine.options import check_options
 from pykvm.machine.outcome import Outcome, Reason
-from pykvm.machine.pc import Wiring, parts
+from pykvm.machine.pc import parts
 from pykvm.machine.running import Runner
+from pykvm.machine.wires import wire
 from pykvm.memory import GuestMemory
 from pykvm.model.clock import AccessClock, Clock, RealClock
 from pykvm.model.exits import Exit
@@ -37,12 +37,10 @@ if TYPE_CHECKING:
     from pykvm.devices.ps2 import Ps2Keyboard
     from pykvm.machine.screen import Screen
     from pykvm.model.seams import AccessTable
+    from pykvm.symbols.symbols import Symbols
     from pykvm.trace.record import TraceRecord
 
 __all__ = ["Machine"]
-
-VIRTUAL_EPOCH_S = 946684800
-"""Time of day at which a virtual clock begins: 2000-01-01 00:00:00 UTC."""
 
 
 class Machine:
@@ -99,6 +97,7 @@ class Machine:
         self._vm: KvmVm | None = None
         self.image: Image | None = None
         self._loaded: tuple[int, int] | None = None
+        self._symbols: Symbols | None = None
         self._flight: FlightRecorder | None = None
         irqchip = check_options(cpus, irqchip, clock)
         self.memory = GuestMemory(parse_size(memory), rom)
@@ -120,7 +119,10 @@ class Machine:
             self.devices = DeviceMap(self.bus, self.fast, self.clock, self.interrupts, self.memory)
             self.serial = self.add_serial("com1", serial)
             self.com1 = self.serial.uart
-            for part in (*self.interrupts.parts(), *parts(self._wiring(vm, debug), irqchip)):
+            for part in (
+                *self.interrupts.parts(),
+                *parts(wire(self, vm.shadow, self._runner.mask_nmi, debug), irqchip),
+            ):
                 self.devices.add(part)
             if isinstance(self.interrupts, UserInterrupts):
                 self.interrupts.before_use = lambda: self.devices["pit"]
@@ -128,32 +130,9 @@ class Machine:
             self.close()
             raise
 
-    def _wiring(self, vm: KvmVm, debug: Callable[[bytes], object] | None) -> Wiring:
-        wiring = Wiring(
-            memory=self.memory,
-            cpus=len(self.vcpus),
-            epoch_s=VIRTUAL_EPOCH_S if isinstance(self.clock, AccessClock) else time.time(),
-            on_exit=lambda value: self.stop(Outcome(Reason.EXITED, value=value)),
-            on_power_off=lambda: self.stop(Outcome(Reason.POWERED_OFF)),
-            on_reset=lambda how: self.stop(Outcome(Reason.RESET, detail=f"by {how}")),
-            on_firmware_call=self._firmware_call,
-            on_shadow=vm.shadow,
-            on_nmi_mask=self._runner.mask_nmi,
-            set_irq=self.interrupts.drive,
-            device=self.device,
-        )
-        if debug is not None:
-            wiring.debug = debug
-        return wiring
-
-    def _firmware_call(self) -> None:
-        from pykvm.machine.unhandled import unhandled_interrupt
-
-        if (outcome := unhandled_interrupt(self)) is not None:
-            self.stop(outcome)
-
-    def _describe(self, selected: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-        machine = describe(self.bus, selected, self.image, self.memory.size, KvmVm.name, self.interrupts.kind)
+    def _describe(self, selected: Sequence[Mapping[str, int]], for_file: bool) -> dict[str, Any]:
+        kind = self.interrupts.kind
+        machine = describe(self.bus, selected, self.image, self.memory.size, KvmVm.name, kind, for_file)
         return machine | self.msrs.describe()
 
     @classmethod
@@ -169,6 +148,7 @@ class Machine:
         initrds: Sequence[str | os.PathLike[str]] = (),
         bios: str | os.PathLike[str] | None = None,
         option_roms: Sequence[str | os.PathLike[str]] = (),
+        symbols: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> Machine:
         """Return a machine with the guest in `image` in its memory and the CPU at its first instruction.
@@ -183,6 +163,7 @@ class Machine:
             initrds: files that are a Linux or PVH kernel's initial RAM disk, one after another.
             bios: a BIOS ROM, which then starts the machine and boots `image`, a floppy disk or a Linux kernel, if any.
             option_roms: further ROMs for the BIOS.
+            symbols: a file with the guest's symbols, ELF or as of `nm`, where the image has none.
             options: as for `Machine`; interrupt controllers are in the kernel by default for Linux and PVH kernels.
 
         Raises:
@@ -190,7 +171,7 @@ class Machine:
             AcceleratorError, ConfigurationError: as `Machine`.
         """
         refuse_overwriting(image, options.get("record"))
-        read = read_guest(image, mode, load, entry, append, modules, initrds, bios, option_roms)
+        read = read_guest(image, mode, load, entry, append, modules, initrds, bios, option_roms, symbols)
         options["rom"] = read.rom
         if read.wants_kernel_irqchip and options.get("clock") != "virtual" and options.get("irqchip") is None:
             options["irqchip"] = "kernel"
@@ -228,6 +209,16 @@ class Machine:
     def runs_by_itself(self) -> bool:
         """The host has written memory and registers only to `load` one image; devices count as the host."""
         return self._loaded == self._host_changes() and self.memory.rom is None
+
+    @property
+    def symbols(self) -> Symbols:
+        """Names and source lines of the guest's addresses, read at the first use; none where it has no symbol table."""
+        from pykvm.symbols.symbols import Symbols
+
+        source = self.image.symbols if self.image else None
+        if self._symbols is None or self._symbols.source is not source:
+            self._symbols = Symbols(source)
+        return self._symbols
 
     # ---- devices
 

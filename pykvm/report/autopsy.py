@@ -9,6 +9,7 @@ from pykvm.model.exits import EmulationFailure, Shutdown
 from pykvm.model.registers import CpuMode, Registers, SystemRegisters
 from pykvm.report.code import instruction_bytes
 from pykvm.report.rerun import rerun_to_fault
+from pykvm.symbols.symbols import Symbols
 from pykvm.trace.record import TraceRecord
 from pykvm.trace.text import line
 
@@ -23,14 +24,14 @@ def autopsy(machine: Machine, outcome: Outcome) -> Iterator[str]:
         yield from _before_the_reset(machine, outcome)
     else:
         yield from state(machine, outcome)
-    yield from last_exits(machine.last_records(LAST_RECORDS))
+    yield from last_exits(machine.last_records(LAST_RECORDS), machine.symbols)
 
 
-def last_exits(records: Sequence[TraceRecord]) -> Iterator[str]:
+def last_exits(records: Sequence[TraceRecord], symbols: Symbols) -> Iterator[str]:
     """Yield lines on the last exits of a guest."""
     if records:
         yield "  last exits:"
-        yield from (f"  {line(record)}" for record in records)
+        yield from (f"  {line(record, label=symbols.label if symbols else None)}" for record in records)
 
 
 def _before_the_reset(machine: Machine, outcome: Outcome) -> Iterator[str]:
@@ -44,9 +45,11 @@ def _before_the_reset(machine: Machine, outcome: Outcome) -> Iterator[str]:
 
 
 def state(machine: Machine, outcome: Outcome) -> Iterator[str]:
-    """Yield lines on the registers, and on the instruction at RIP."""
+    """Yield lines on the registers, on what RIP is in, and on the instruction at it."""
     registers, system = machine.vcpu.registers(), machine.vcpu.system_registers()
     yield from _registers(registers, system)
+    if place := machine.symbols.place(system.linear_rip(registers)):
+        yield f"  rip is in {place}"
     label = "could not emulate" if isinstance(outcome.exit, EmulationFailure) else "at RIP"
     yield f"  {label}: {_instruction(machine, outcome, registers, system)}"
 

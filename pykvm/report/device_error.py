@@ -76,7 +76,7 @@ class DeviceFailure:
         if self.access is not None and not self.is_posted:
             number = self.access.number  # it is said already; and a read has no answer yet
             records = [record for record in records if record.number != number]
-        yield from last_exits(records[-LAST_RECORDS:])
+        yield from last_exits(records[-LAST_RECORDS:], machine.symbols)
 
 
 def _access_text(record: TraceRecord) -> str:

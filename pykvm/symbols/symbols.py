@@ -29,12 +29,12 @@ class Symbols:
         source: an ELF file, or text as of `nm` or System.map; None for no symbols.
 
     Attributes:
-        path: the file; empty for none.
+        source: that.
         trouble: what is wrong with it, where there is less in it than there should be; else empty.
     """
 
     def __init__(self, source: SymbolSource | None = None) -> None:
-        self.path = source.path if source else ""
+        self.source = source
         self.trouble = ""
         self._moved = source.moved if source else 0
         self._names = Names((), b"", ())
@@ -48,15 +48,29 @@ class Symbols:
                 self.trouble = str(error)
 
     @classmethod
-    def from_file(cls, path: str) -> Symbols:
+    def from_file(cls, path: str, moved: int = 0) -> Symbols:
         """Return the symbols in a file.
+
+        Args:
+            path: the file.
+            moved: how many bytes above what it was linked for the guest lies.
 
         Raises:
             ImageError: it cannot be read, or has none.
         """
-        found = cls(SymbolSource(path, ImageFile(path).data))
+        return cls.from_source(SymbolSource(path, ImageFile(path).data, moved))
+
+    @classmethod
+    def from_source(cls, source: SymbolSource) -> Symbols:
+        """Return the symbols in a file that has been read.
+
+        Raises:
+            ImageError: it has none.
+        """
+        found = cls(source)
         if not found:
-            raise ImageError(found.trouble or f"{path!r}: has no symbol table; name the file that the linker wrote")
+            why = f"{source.path!r}: has no symbol table; name the file that the linker wrote"
+            raise ImageError(found.trouble or why)
         return found
 
     def _read(self, file: ImageFile) -> None:

@@ -34,6 +34,7 @@ from pykvm.trace.slot import CodeWindow, RawRecord
 __all__ = ["DecodedDevice", "Decoder"]
 
 _EMULATION = 1
+_BY_PARAGRAPHS = (CpuMode.REAL.value, CpuMode.VIRTUAL_8086.value)
 MOST_WINDOWS = 1 << 16
 MOST_PLACES = 1 << 12
 
@@ -202,6 +203,7 @@ class Decoder:
         device = self._device(exit) if isinstance(exit, Access) else None
         name = device.name if device else self._msr(exit.index) if isinstance(exit, MsrAccess) else ""
         rip, text = self._instruction(raw, exit)
+        code = self._code.get(raw.code)
         return TraceRecord(
             number=number,
             time_s=(raw.tsc - self._tsc_start) / self._tsc_hz,
@@ -214,6 +216,7 @@ class Decoder:
             device=name,
             registers=device.reached(exit) if device and isinstance(exit, Access) else (),
             is_fast=bool(raw.flags & layout.FLAG_FAST),
+            cs_base=code.cs_base if code else raw.cs << 4 if raw.mode in _BY_PARAGRAPHS else 0,
         )
 
     def _interrupt(self, raw: RawRecord) -> InterruptTaken:

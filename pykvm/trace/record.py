@@ -30,6 +30,7 @@ class TraceRecord:
         registers: declarations of the registers that were accessed, lowest first; more than one where an access is as
             wide as that.
         is_fast: served by the exit loop without Python.
+        cs_base: base of the code segment, which `rip` counts from.
     """
 
     number: int
@@ -43,6 +44,7 @@ class TraceRecord:
     device: str = ""
     registers: tuple[Register, ...] = ()
     is_fast: bool = False
+    cs_base: int = 0
 
     @property
     def register(self) -> Register | None:
@@ -63,9 +65,16 @@ class TraceRecord:
         return f"{self.device}.{names}" if names else f"{self.device}@{self.exit.address:#x}"
 
     @property
+    def linear(self) -> int | None:
+        """Linear address of the instruction; None where KVM has reset the CPU."""
+        if isinstance(self.exit, Shutdown) and self.exit.was_reset:
+            return None
+        return self.cs_base + self.rip & ((1 << 64) - 1 if self.mode is CpuMode.LONG_64 else 0xFFFFFFFF)
+
+    @property
     def where(self) -> str:
         """CPU mode and CS:RIP, such as ``real 0000:7c05``; ``unknown`` where KVM has reset the CPU."""
-        if isinstance(self.exit, Shutdown) and self.exit.was_reset:
+        if self.linear is None:
             return "unknown"
         digits = {16: 4, 32: 8, 64: 16}[self.mode.bits]
         return f"{self.mode.label:<6} {self.cs:04x}:{self.rip:0{digits}x}"

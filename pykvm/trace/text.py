@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pykvm.model.access import Access, Space
 from pykvm.model.exits import MsrAccess
 from pykvm.model.register import Register
@@ -12,9 +14,22 @@ __all__ = ["line"]
 _DIM, _READ, _WRITE, _ODD, _PLAIN = "\x1b[2m", "\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
-def line(record: TraceRecord, colour: bool = False) -> str:
-    """Return `record` as one line: number, time, mode and CS:RIP, instruction, what happened."""
-    place = f"{record.number:>7} {record.time_s:>11.6f}  {record.where}  {record.instruction:<32} "
+LABEL_COLUMNS = 24
+
+
+def line(record: TraceRecord, colour: bool = False, label: Callable[[int], str] | None = None) -> str:
+    """Return `record` as one line: number, time, mode and CS:RIP, symbol, instruction, what happened.
+
+    Args:
+        record: the record.
+        colour: for a terminal.
+        label: returns what is at a linear address; None for a line without symbols.
+    """
+    name = ""
+    if label is not None:
+        at = record.linear
+        name = f"{'' if at is None else label(at):<{LABEL_COLUMNS}} "
+    place = f"{record.number:>7} {record.time_s:>11.6f}  {record.where}  {name}{record.instruction:<32} "
     what = _what(record)
     if not colour:
         return place + what
