@@ -33,7 +33,7 @@ MOST_SEGMENTS = 4096
 """More than any program has; each of them is looked at several times."""
 NAMED_SEGMENTS = 4
 MOST_SECTIONS = 1 << 16
-SHT_SYMTAB, SHT_DYNSYM = 2, 11
+SHT_SYMTAB, SHT_STRTAB, SHT_DYNSYM = 2, 3, 11
 SHN_XINDEX = 0xFFFF
 """e_shstrndx of a file whose first section header has that number."""
 
@@ -62,6 +62,7 @@ class Section:
     size: int
     link: int
     info: int
+    align: int
     entry_bytes: int
 
 
@@ -195,8 +196,8 @@ class Elf:
 
 def _sections(headers: bytes, is_64bit: bool) -> Iterator[Section]:
     for fields in struct.iter_unpack("<IIQQQQIIQQ" if is_64bit else "<10I", headers):
-        name_at, type_, flags, address, at, size, link, info, _, each = fields
-        yield Section(name_at, type_, flags, address, at, size, link, info, each)
+        name_at, type_, flags, address, at, size, link, info, align, each = fields
+        yield Section(name_at, type_, flags, address, at, size, link, info, align, each)
 
 
 def load_segments(elf: Elf, segments: tuple[Segment, ...]) -> tuple[LoadSegment, ...]:

@@ -43,12 +43,14 @@ class Kernel:
         entry: first instruction.
         what: how that is known, in words.
         symbols: where its names are, if anywhere.
+        elf: the file, where it was loaded as ELF.
     """
 
     segments: tuple[LoadSegment, ...]
     entry: int
     what: str
     symbols: SymbolSource | None = None
+    elf: Elf | None = None
 
 
 @record(frozen=True)
@@ -120,7 +122,7 @@ def by_elf(file: ImageFile, header_offset: int, entry: int | None = None) -> Ker
     refuse_foreign(elf)
     loaded = elf.loaded()
     start = elf.physical_entry(loaded) if entry is None else entry
-    return Kernel(load_segments(elf, loaded), start, f"ELF{64 if elf.is_64bit else 32}", elf.symbols())
+    return Kernel(load_segments(elf, loaded), start, f"ELF{64 if elf.is_64bit else 32}", elf.symbols(), elf)
 
 
 def place_modules(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment]) -> list[LoadSegment]:

@@ -19,6 +19,7 @@ from pykvm.boot.multiboot import (
     place,
     place_modules,
 )
+from pykvm.boot.multiboot_sections import Sections, place_sections
 from pykvm.boot.setup import Setup
 from pykvm.model.image import Image, LoadSegment, StartMode
 from pykvm.model.plain import record
@@ -31,7 +32,7 @@ ALIGN_MODULES, MEMORY_INFO, VIDEO, ADDRESSES = 1 << 0, 1 << 1, 1 << 2, 1 << 16
 UNDERSTOOD = ALIGN_MODULES | MEMORY_INFO | VIDEO
 REQUIRED = 0xFFFF
 """Flags that a loader must understand (3.1.2)."""
-HAS_MEMORY, HAS_COMMAND_LINE, HAS_MODULES, HAS_MAP, HAS_NAME = 1 << 0, 1 << 2, 1 << 3, 1 << 6, 1 << 9
+HAS_MEMORY, HAS_COMMAND_LINE, HAS_MODULES, HAS_SECTIONS, HAS_MAP, HAS_NAME = 1, 1 << 2, 1 << 3, 1 << 5, 1 << 6, 1 << 9
 INFO_BYTES = 120
 
 
@@ -80,10 +81,12 @@ def load_multiboot1(file: ImageFile, setup: Setup) -> Image:
     else:
         kernel = by_elf(file, header.offset)
     modules = place_modules(file, setup, kernel.segments)
-    info = _info(file, setup, kernel.segments, modules)
+    sections = place_sections(kernel.elf, setup, (*kernel.segments, *modules))
+    loaded = (*kernel.segments, *modules, *sections.segments)
+    info = _info(file, setup, loaded, modules, sections)
     return Image(
         path=file.path,
-        segments=(*kernel.segments, *modules, info),
+        segments=(*loaded, info),
         firmware=setup.firmware(kernel.segments).segments,
         entry=kernel.entry,
         mode=StartMode.PROTECTED,
@@ -93,23 +96,30 @@ def load_multiboot1(file: ImageFile, setup: Setup) -> Image:
     )
 
 
-def _info(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules: Sequence[LoadSegment]) -> LoadSegment:
+def _info(
+    file: ImageFile, setup: Setup, loaded: Sequence[LoadSegment], modules: Sequence[LoadSegment], sections: Sections
+) -> LoadSegment:
     """Return the Multiboot information structure with all that it points to (3.3), where there is room."""
     texts = [as_text(text) for text in (setup.command_line, LOADER_NAME, *(m.text for m in setup.modules))]
     ranges = b"".join(struct.pack("<IQQI", 20, *entry) for entry in setup.memory_map())
-    size = INFO_BYTES + len(ranges) + 16 * len(modules) + sum(map(len, texts))
-    address = place(file, setup, size, (*kernel, *modules))
+    size = INFO_BYTES + len(ranges) + 16 * len(modules) + len(sections.headers) + sum(map(len, texts))
+    address = place(file, setup, size, loaded)
     map_at = address + INFO_BYTES
     modules_at = map_at + len(ranges)
-    text_at = [modules_at + 16 * len(modules)]
+    sections_at = modules_at + 16 * len(modules)
+    text_at = [sections_at + len(sections.headers)]
     for text in texts:
         text_at.append(text_at[-1] + len(text))
     command_line_at, name_at, *module_texts_at = text_at[:-1]
     flags = HAS_MEMORY | HAS_COMMAND_LINE | HAS_MODULES | HAS_MAP | HAS_NAME
+    symbols = (0, 0, 0, 0)
+    if sections.count:
+        flags |= HAS_SECTIONS
+        symbols = sections.count, sections.entry_bytes, sections_at, sections.names
     lower, upper = setup.kibibytes()
     info = struct.pack(
-        "<10I4xIIII4xI52x",
-        *(flags, lower, upper, 0, command_line_at, len(modules), modules_at, 0, 0, 0),
+        "<11IIIII4xI52x",
+        *(flags, lower, upper, 0, command_line_at, len(modules), modules_at, *symbols),
         *(len(ranges), map_at, 0, 0),
         name_at,
     )
@@ -117,4 +127,4 @@ def _info(file: ImageFile, setup: Setup, kernel: Sequence[LoadSegment], modules:
         struct.pack("<IIII", module.address, module.end, text, 0)
         for module, text in zip(modules, module_texts_at, strict=True)
     )
-    return LoadSegment(address, info + ranges + listed + b"".join(texts))
+    return LoadSegment(address, info + ranges + listed + sections.headers + b"".join(texts))

@@ -21,6 +21,7 @@ from pykvm.boot.multiboot import (
     place,
     place_modules,
 )
+from pykvm.boot.multiboot_sections import Sections, place_sections
 from pykvm.boot.setup import Setup, free_place
 from pykvm.memory import more_memory
 from pykvm.model.image import Image, LoadSegment, StartMode, SymbolSource
@@ -41,8 +42,9 @@ FROM_THE_START = 0xFFFFFFFF
 """A load address: the file is loaded from its first byte on (3.1.5)."""
 LOWEST, HIGHEST = 1, 2
 # Tags of the information (3.6).
-COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, OLD_RSDP, RSDP, LOAD_BASE = 1, 2, 3, 4, 6, 8, 14, 15, 21
-GIVEN = (0, COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, OLD_RSDP, RSDP, LOAD_BASE)
+COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, SECTIONS = 1, 2, 3, 4, 6, 8, 9
+OLD_RSDP, RSDP, LOAD_BASE = 14, 15, 21
+GIVEN = (0, COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, SECTIONS, OLD_RSDP, RSDP, LOAD_BASE)
 OLD_RSDP_BYTES = 20
 TEXT_SCREEN = struct.pack("<QIIIBBH", 0xB8000, 160, 80, 25, 16, 2, 0)
 """The VGA's 80 by 25 characters of two bytes: type 2, EGA text (3.6.12)."""
@@ -115,12 +117,14 @@ def load_multiboot2(file: ImageFile, setup: Setup) -> Image:
     modules = place_modules(file, setup, kernel.segments)
     base = min(segment.address for segment in kernel.segments)
     firmware = setup.firmware(kernel.segments)
-    tags = b"".join(_information(setup, modules, base, firmware.rsdp))
-    address = place(file, setup, TAG_BYTES + len(tags), (*kernel.segments, *modules))
+    sections = place_sections(kernel.elf, setup, (*kernel.segments, *modules))
+    loaded = (*kernel.segments, *modules, *sections.segments)
+    tags = b"".join(_information(setup, modules, sections, base, firmware.rsdp))
+    address = place(file, setup, TAG_BYTES + len(tags), loaded)
     information = LoadSegment(address, struct.pack("<II", TAG_BYTES + len(tags), 0) + tags)
     return Image(
         path=file.path,
-        segments=(*kernel.segments, *modules, information),
+        segments=(*loaded, information),
         firmware=firmware.segments,
         entry=kernel.entry,
         mode=StartMode.PROTECTED,
@@ -184,10 +188,12 @@ def _relocated(file: ImageFile, header: Header, kernel: Kernel, setup: Setup) ->
         base = (top - size) // align * align
     moved = tuple(LoadSegment(s.address - low + base, s.data, s.zeros) for s in kernel.segments)
     symbols = kernel.symbols and SymbolSource(kernel.symbols.path, kernel.symbols.data, base - low)
-    return Kernel(moved, kernel.entry - low + base, kernel.what, symbols)
+    return Kernel(moved, kernel.entry - low + base, kernel.what, symbols, kernel.elf)
 
 
-def _information(setup: Setup, modules: Sequence[LoadSegment], base: int, rsdp: bytes) -> Iterator[bytes]:
+def _information(
+    setup: Setup, modules: Sequence[LoadSegment], sections: Sections, base: int, rsdp: bytes
+) -> Iterator[bytes]:
     """Yield the tags of the information (3.6), each filled up to a multiple of 8."""
     yield _tag(COMMAND_LINE, as_text(setup.command_line))
     yield _tag(NAME, as_text(LOADER_NAME))
@@ -197,6 +203,10 @@ def _information(setup: Setup, modules: Sequence[LoadSegment], base: int, rsdp: 
     ranges = b"".join(struct.pack("<QQII", *entry, 0) for entry in setup.memory_map())
     yield _tag(MEMORY_MAP, struct.pack("<II", 24, 0) + ranges)
     yield _tag(SCREEN, TEXT_SCREEN)
+    if sections.count:
+        # Numbers of 32 bits, as in the specification's multiboot2.h; its text has 16.
+        numbers = struct.pack("<III", sections.count, sections.entry_bytes, sections.names)
+        yield _tag(SECTIONS, numbers + sections.headers)
     if rsdp:
         yield _tag(OLD_RSDP, rsdp[:OLD_RSDP_BYTES])
         yield _tag(RSDP, rsdp)
