@@ -21,7 +21,7 @@ MAGIC = b"\x7fELF"
 CLASS_32, CLASS_64, LITTLE_ENDIAN = 1, 2, 1
 RELOCATABLE, EXECUTABLE, SHARED, CORE = 1, 2, 3, 4
 _TYPES = {
-    RELOCATABLE: "is an object file that no linker has seen; link it",
+    RELOCATABLE: "is an object file that no linker has seen; link it at an address, with `ld -T` or `ld -Ttext`",
     CORE: "is a core dump, not a program",
 }
 I386, X86_64 = 3, 62
@@ -224,10 +224,13 @@ def load_elf(file: ImageFile, setup: Setup) -> Image:
     """
     elf = Elf(file)
     refuse_foreign(elf)
+    _refuse_linux_program(elf)
     segments = elf.loaded()
     kernel = load_segments(elf, segments)
     if elf.type == SHARED and segments[0].physical == 0:
-        raise file.error("is position independent, and nobody would relocate it; link it with -no-pie at an address")
+        raise file.error(
+            "is position independent or a shared library, and nobody relocates it; link it with -no-pie at an address"
+        )
     return Image(
         path=file.path,
         segments=kernel,
@@ -239,6 +242,17 @@ def load_elf(file: ImageFile, setup: Setup) -> Image:
     )
 
 
+def _refuse_linux_program(elf: Elf) -> None:
+    """Check that `elf` has no C library for Linux in it: that brings a note (gABI supplement for Linux, ABI tag)."""
+    from pykvm.boot.elf_notes import read_notes
+
+    for note in read_notes(elf):
+        if (note.owner, note.type, note.value[:4]) == (b"GNU", 1, bytes(4)):
+            raise elf.file.error(
+                "is a program for Linux, as its ABI note says, and calls it; link a guest with -static -nostdlib"
+            )
+
+
 def refuse_foreign(elf: Elf) -> None:
     """Check that `elf` is a program for x86.
 
@@ -248,14 +262,20 @@ def refuse_foreign(elf: Elf) -> None:
     wanted = X86_64 if elf.is_64bit else I386
     if elf.machine not in (I386, X86_64):
         name = _MACHINES.get(elf.machine, f"machine {elf.machine}")
-        raise elf.file.error(f"is ELF for {name} (offset 0x12); a guest is x86 code")
+        raise elf.file.error(f"is ELF for {name} (offset 0x12); it needs such a machine, and a guest is x86 code")
     if elf.machine != wanted:
+        kind = (
+            "64-bit code with 32-bit addresses (x32), which" if elf.machine == X86_64 else "32-bit code as ELF64, which"
+        )
         raise elf.file.error(
-            f"is ELF{64 if elf.is_64bit else 32} for machine {elf.machine}; x86 is machine 3 as ELF32, 62 as ELF64"
+            f"is ELF{64 if elf.is_64bit else 32} for machine {elf.machine}: {kind} nothing starts; link it as "
+            f"elf_x86_64, machine {X86_64} as ELF64, or as elf_i386, machine {I386} as ELF32"
         )
     if elf.type in _TYPES:
         raise elf.file.error(_TYPES[elf.type])
     if elf.type not in (EXECUTABLE, SHARED):
         raise elf.file.error(f"is ELF of type {elf.type} (offset 0x10); a guest is an executable, type 2")
     if any(segment.type == PT_INTERP for segment in elf.segments):
-        raise elf.file.error("is a program for an operating system: it asks for a dynamic linker; link it with -static")
+        raise elf.file.error(
+            "is a program for an operating system: it asks for a dynamic linker; link a guest with -static -nostdlib"
+        )

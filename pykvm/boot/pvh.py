@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 
 from pykvm.boot.elf import Elf, load_segments, refuse_foreign
+from pykvm.boot.elf_notes import read_notes
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import as_text, place, place_files
 from pykvm.boot.setup import Setup
@@ -17,13 +18,10 @@ from pykvm.model.image import Image, LoadSegment, StartMode
 
 __all__ = ["find_entry", "load_pvh"]
 
-PT_NOTE = 4
-OWNER, PHYS32_ENTRY = b"Xen\0", 18
+OWNER, PHYS32_ENTRY = b"Xen", 18
 MAGIC, VERSION = 0x336EC578, 1
 START_INFO_BYTES, MODULE_BYTES, RANGE_BYTES = 56, 32, 24
 FOUR_GIB = 1 << 32
-MOST_NOTE_BYTES = 1 << 20
-"""Of all segments: more than any kernel has; a damaged file may claim all of itself, again and again."""
 
 
 def find_entry(elf: Elf) -> int | None:
@@ -32,26 +30,14 @@ def find_entry(elf: Elf) -> int | None:
     Raises:
         ImageError: the notes are damaged.
     """
-    left = MOST_NOTE_BYTES
-    for segment in elf.segments:
-        if segment.type != PT_NOTE:
-            continue
-        notes = bytes(elf.file.part(segment.offset, segment.file_bytes, "the notes")[:left])
-        left -= len(notes)
-        at = 0
-        while at + 12 <= len(notes):
-            name_bytes, value_bytes, type_ = struct.unpack_from("<III", notes, at)
-            name_at = at + 12
-            value_at = name_at + (name_bytes + 3 & ~3)
-            value = notes[value_at : value_at + value_bytes]
-            if type_ == PHYS32_ENTRY and notes[name_at : name_at + name_bytes] == OWNER:
-                entry = int.from_bytes(value, "little")
-                if len(value) not in (4, 8) or entry >= FOUR_GIB:
-                    raise elf.file.error(
-                        f"is damaged: its PVH note gives {value_bytes} bytes, {entry:#x}, for an entry"
-                    )
-                return entry
-            at = value_at + (value_bytes + 3 & ~3)
+    for note in read_notes(elf):
+        if (note.owner, note.type) == (OWNER, PHYS32_ENTRY):
+            entry = int.from_bytes(note.value, "little")
+            if len(note.value) not in (4, 8) or entry >= FOUR_GIB:
+                raise elf.file.error(
+                    f"is damaged: its PVH note gives {len(note.value)} bytes, {entry:#x}, for an entry"
+                )
+            return entry
     return None
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from pykvm.boot.formats import FLAT, recognise
 from pykvm.boot.image_file import ImageFile
+from pykvm.cli.names import names_data, names_lines
 from pykvm.cli.terminal import printing
 from pykvm.errors import ImageError
-from pykvm.machine.loading import read_guest
+from pykvm.machine.loading import check_room, read_guest
 from pykvm.memory import GuestMemory
 from pykvm.model.image import Image
 from pykvm.units import parse_size
@@ -35,14 +36,16 @@ def info(arguments: argparse.Namespace) -> int:
     found = recognise(file)
     try:
         with GuestMemory(parse_size(arguments.memory)) as memory:
-            image, why_not = read_guest(arguments.file).image(memory, 1, False), None
+            image = read_guest(arguments.file, symbols=arguments.symbols).image(memory, 1, False)
+            check_room(image, memory)
+            why_not = None
     except ImageError as error:
         image, why_not = None, str(error)
     with printing("not all was printed") as out:
         if arguments.json:
-            out.write(json.dumps(_data(file, found, image, why_not), indent=2) + "\n")
+            out.write(json.dumps(_data(file, found, image, why_not) | names_data(file, image), indent=2) + "\n")
         else:
-            out.writelines(f"{text}\n" for text in _lines(file, found, image, why_not))
+            out.writelines(f"{text}\n" for text in (*_lines(file, found, image, why_not), *names_lines(file, image)))
     return 0 if image is not None else ImageError.exit_status
 
 
@@ -56,7 +59,6 @@ def _data(file: ImageFile, found: dict[str, str], image: Image | None, why_not: 
             "registers": image.registers,
             "segments": [{"address": s.address, "bytes": len(s.data), "zeros": s.zeros} for s in image.segments],
             "roms": [{"address": s.address, "bytes": s.size} for s in image.roms],
-            "symbols": image.symbols is not None,
         }
     return data
 
@@ -80,4 +82,3 @@ def _lines(file: ImageFile, found: dict[str, str], image: Image | None, why_not:
     yield f"  entry    {image.entry:#x} in {MODES[image.mode.value]}"
     if image.registers:
         yield "  with     " + ", ".join(f"{name} = {value:#x}" for name, value in image.registers.items())
-    yield f"  symbols  {'yes' if image.symbols else 'none'}"

@@ -375,6 +375,7 @@ def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
         default="64M",
         help="RAM (default: 64M)",
     )
+    _add_symbols(info)
     info.add_argument("--json", action="store_true", help="the same as JSON")
     info.set_defaults(command=_info)
 

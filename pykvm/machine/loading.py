@@ -29,7 +29,7 @@ from pykvm.units import parse_address
 MODES = (StartMode.REAL, StartMode.PROTECTED, StartMode.LONG)
 """What a flat binary may start in."""
 
-__all__ = ["Guest", "read_guest", "refuse_overwriting", "store"]
+__all__ = ["Guest", "check_room", "read_guest", "refuse_overwriting", "store"]
 
 
 class Guest:
@@ -197,8 +197,8 @@ def refuse_overwriting(image: str | os.PathLike[str] | None, record: str | os.Pa
         raise ConfigurationError(f"trace file {os.fspath(record)!r} is the image itself; name another file")
 
 
-def store(image: Image, memory: GuestMemory) -> None:
-    """Store the segments of `image`.
+def check_room(image: Image, memory: GuestMemory) -> None:
+    """See that the segments of `image` have their places in memory.
 
     Raises:
         ImageError: one does not fit the memory, or lies on the tables that the image's mode needs.
@@ -212,11 +212,21 @@ def store(image: Image, memory: GuestMemory) -> None:
                 )
         try:
             memory.region(segment.address, segment.size)
-            _copy(segment, memory)
-            if segment.zeros:
-                memory.clear(segment.address + len(segment.data), segment.zeros)
         except AddressError as error:
             raise ImageError(f"{image.path!r}: does not fit: {error}; {_more(image)}") from error
+
+
+def store(image: Image, memory: GuestMemory) -> None:
+    """Store the segments of `image`.
+
+    Raises:
+        ImageError: as `check_room`.
+    """
+    check_room(image, memory)
+    for segment in (*image.segments, *image.firmware):
+        _copy(segment, memory)
+        if segment.zeros:
+            memory.clear(segment.address + len(segment.data), segment.zeros)
 
 
 def _more(image: Image) -> str:

@@ -19,6 +19,8 @@ __all__ = ["Units"]
 MOST_READS = 1 << 22
 MOST_RANGES = 1 << 20
 SHORT_READ_BYTES = 64
+PIECE_BYTES = 1 << 14
+"""What is read of a large file at once."""
 
 Range = tuple[int, int, int]
 """Start, end, offset of the unit in .debug_info."""
@@ -45,12 +47,16 @@ class _Stream:
 
     def __init__(self, data: memoryview | Stored, budget: _Budget) -> None:
         self._data = data
-        self._at = 0
+        self._at = self._start = 0
+        self._piece = b""
         self._budget = budget
 
     def read(self, size: int = -1) -> bytes:
         end = len(self._data) if size < 0 else min(self._at + size, len(self._data))
-        found = bytes(self._data[self._at : max(self._at, end)])
+        if not self._start <= self._at <= end <= self._start + len(self._piece):
+            self._start = self._at
+            self._piece = bytes(self._data[self._at : max(end, min(self._at + PIECE_BYTES, len(self._data)))])
+        found = self._piece[self._at - self._start : max(0, end - self._start)]
         self._budget.spend(len(found))
         self._at += len(found)
         return found

@@ -141,7 +141,7 @@ def test_info_on_a_multiboot_kernel(multiboot: Path) -> None:
     assert "  because  Multiboot 1: header at offset 0x1000\n           ELF: magic number at offset 0\n" in text
     assert ", and 0x1000 of zero\n" in text
     assert "  entry    0x101000 in 32-bit protected mode\n  with     rax = 0x2badb002, rbx = " in text
-    assert text.endswith("  symbols  yes\n")
+    assert "  symbols  7, no source lines\n           the entry is start\n" in text
 
 
 @pytest.mark.kvm
@@ -160,7 +160,8 @@ def test_what_cannot_be_booted(tmp_path: Path) -> None:
     text = done.stdout.decode()
     assert text.startswith(f"{tmp_path}/arm: ELF, ")
     assert text.endswith(
-        f"  cannot be booted: '{tmp_path}/arm': is ELF for 64-bit ARM (offset 0x12); a guest is x86 code\n"
+        f"  cannot be booted: '{tmp_path}/arm': is ELF for 64-bit ARM (offset 0x12); it needs such a machine, and a "
+        "guest is x86 code\n"
     )
     data = json.loads(pykvm("info", tmp_path / "arm", "--json").stdout)
     assert data["error"].endswith("a guest is x86 code")
@@ -172,7 +173,7 @@ def test_as_data(tmp_path: Path) -> None:
     data = json.loads(pykvm("info", tmp_path / "kernel", "--json").stdout)
     assert (data["format"], data["mode"], data["entry"], data["symbols"]) == (
         *("Multiboot kernel, ELF32", "protected"),
-        *(0x10000C, False),
+        *(0x10000C, None),
     )
     assert data["segments"][0] == {"address": 0x100000, "bytes": 28, "zeros": 5}
 
@@ -203,3 +204,55 @@ def test_wrong_usage(tmp_path: Path, options: tuple[str, ...], status: int, why:
     text = done.stderr.decode()
     assert why.format(path) in text
     assert text.count("\n") == 1
+
+
+NAMED = """
+        .section .note.some, "a", @note
+        .long   4, 4, 3
+        .asciz  "GNU"
+        .byte   0xde, 0xad, 0xbe, 0xef
+        .long   5, 4, 7
+        .asciz  "Us\\033!"
+        .balign 4
+        .long   1
+        .text
+        .globl  start, other
+        .type   start, @function
+start:  nop
+other:  hlt
+"""
+
+
+@needs_binutils
+def test_symbols_lines_and_notes(tmp_path: Path) -> None:
+    (tmp_path / "kernel.S").write_text(NAMED)
+    kernel = tmp_path / "kernel"
+    subprocess.run(f"as --64 -g -o {kernel}.o {kernel}.S".split(), check=True, timeout=DEADLINE_S)
+    linker = f"ld -Ttext=0x101000 -z max-page-size=4096 -e start -o {kernel} {kernel}.o"
+    subprocess.run(linker.split(), check=True, timeout=DEADLINE_S)
+    text = pykvm("info", kernel).stdout.decode()
+    assert text.endswith(
+        "with source lines\n           the entry is start (kernel.S:13)\n"
+        "  note     GNU build id: deadbeef\n  note     Us?! type 0x7: 01000000\n"
+    ), text
+    data = json.loads(pykvm("info", kernel, "--json").stdout)
+    assert data["entry_symbol"] == "start"
+    assert data["symbols"].pop("count") >= 2
+    assert data["symbols"] == {"file": str(kernel), "lines": True, "trouble": None}
+    assert data["notes"] == [
+        {"owner": "GNU", "type": 3, "name": "build id", "value": "deadbeef"},
+        {"owner": "Us?!", "type": 7, "name": None, "value": "01000000"},
+    ]
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", kernel, f"{kernel}.bin"], check=True, timeout=DEADLINE_S)
+    text = pykvm("info", f"{kernel}.bin", f"--symbols={kernel}").stdout.decode()
+    assert f", with source lines, in {kernel}\n" in text
+    assert pykvm("info", f"{kernel}.bin", f"--symbols={kernel}.bin").stdout.count(b"cannot be booted") == 1
+
+
+def test_memory_that_is_too_small_for_a_kernel(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(elf(Part(0x4000000, CODE)))
+    done = pykvm("info", tmp_path / "kernel")
+    assert done.returncode == 65
+    assert b"does not fit: guest-physical 0x4000000" in done.stdout
+    assert b"give it --memory 65M or more\n" in done.stdout
+    assert pykvm("info", tmp_path / "kernel", "--memory=65M").returncode == 0

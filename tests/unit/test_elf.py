@@ -14,6 +14,7 @@ from pykvm.model.image import Image, StartMode
 from tests.images import X86_64, Part, elf, image_file
 
 CODE = b"\xf4" * 16
+LINUX_NOTE = struct.pack("<III4sIIII", 4, 16, 1, b"GNU", 0, 3, 2, 0)
 KERNEL = 0xFFFF_FFFF_8000_0000
 
 
@@ -81,14 +82,27 @@ def test_more_program_headers_than_a_header_can_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (elf(Part(0x100000, CODE), machine=183), "is ELF for 64-bit ARM (offset 0x12); a guest is x86 code"),
-        (elf(Part(0x100000, CODE), machine=7), "is ELF for machine 7 (offset 0x12); a guest is x86 code"),
-        (elf(Part(0x100000, CODE), machine=3), "is ELF64 for machine 3; x86 is machine 3 as ELF32, 62 as ELF64"),
-        (elf(Part(0x100000, CODE), bits=32, machine=X86_64), "is ELF32 for machine 62; x86 is machine 3 as ELF32"),
-        (elf(Part(0x100000, CODE), type=1), "is an object file that no linker has seen; link it"),
+        (
+            elf(Part(0x100000, CODE), machine=183),
+            "is ELF for 64-bit ARM (offset 0x12); it needs such a machine",
+        ),
+        (
+            elf(Part(0x100000, CODE), machine=7),
+            "is ELF for machine 7 (offset 0x12); it needs such a machine",
+        ),
+        (
+            elf(Part(0x100000, CODE), machine=3),
+            "is ELF64 for machine 3: 32-bit code as ELF64, which nothing starts; link it as elf_x86_64",
+        ),
+        (
+            elf(Part(0x100000, CODE), bits=32, machine=X86_64),
+            "is ELF32 for machine 62: 64-bit code with 32-bit addresses (x32), which nothing starts",
+        ),
+        (elf(Part(0x100000, CODE), type=1), "is an object file that no linker has seen; link it at an address"),
         (elf(Part(0x100000, CODE), type=4), "is a core dump, not a program"),
         (elf(Part(0x100000, CODE), type=9), "is ELF of type 9 (offset 0x10)"),
-        (elf(Part(0, CODE), type=3), "is position independent, and nobody would relocate it"),
+        (elf(Part(0x100000, CODE), Part(0, LINUX_NOTE, type=4)), "is a program for Linux, as its ABI note says"),
+        (elf(Part(0, CODE), type=3), "is position independent or a shared library, and nobody relocates it"),
         (elf(Part(0x100000, CODE), Part(0, b"ld.so", type=3)), "is a program for an operating system"),
         (elf(Part(0x100000, b"note", type=4)), "has no segment to load"),
         (elf(Part(0x100000, CODE, zeros=-8)), "is damaged: the segment at 0x100000 has 0x10 bytes in the file and 0x8"),

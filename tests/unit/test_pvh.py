@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pykvm.boot import pvh
+from pykvm.boot import elf_notes
 from pykvm.boot.formats import load_image, recognise
 from pykvm.boot.setup import Module, Setup
 from pykvm.errors import ImageError
@@ -65,7 +65,7 @@ def test_notes_that_are_wrong(tmp_path: Path) -> None:
 
 def test_notes_without_end_are_not_all_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many segments may claim the same notes; what is behind the limit is not looked at."""
-    monkeypatch.setattr(pvh, "MOST_NOTE_BYTES", 100)
+    monkeypatch.setattr(elf_notes, "MOST_NOTE_BYTES", 100)
     parts = [Part(0x100000, CODE), *(Part(0, bytes(60), type=PT_NOTE) for _ in range(2))]
     late = elf(*parts, Part(0, entry(0x100000), type=PT_NOTE))
     assert load_image(image_file(tmp_path, late), Setup(RAM)).format == "ELF64 executable"
