@@ -19,7 +19,12 @@ DEADLINE_S = 400 * SLOWNESS
 
 def test_a_kernel_runs_as_far_as_this_kvm_can_take_it(folder: Path) -> None:
     """To its panic, since it has nothing to start; or to an instruction that KVM cannot do, which is then named."""
-    command = ["boot", folder / "vmlinux", "--memory=128M", "--append=earlyprintk=serial console=ttyS0 nokaslr panic=-1"]
+    command = [
+        "boot",
+        folder / "vmlinux",
+        "--memory=128M",
+        "--append=earlyprintk=serial console=ttyS0 nokaslr panic=-1",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pykvm", *map(str, command), f"--timeout={DEADLINE_S}"],
         cwd=ROOT,
