@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab.parts import cache_folder, first
-from tests.lab.test_lab import LAB, LAB_DEADLINE_S, ROOT, lab
-from tests.lab.test_linux import PROMPT, Console, folder, initrd
+from tests.lab.test_lab import ROOT, lab
+from tests.lab.test_linux import boots_to_a_shell, folder, initrd
 from tests.support import DEADLINE_S
 
 __all__ = ["folder", "initrd"]
@@ -85,22 +85,4 @@ def test_it_boots_a_floppy_disk(bios: Path, tmp_path: Path) -> None:
 
 def test_it_starts_linux_in_the_lab(bios: Path, folder: Path, initrd: Path) -> None:
     """It asks the BIOS for its memory, and finds processors and power-off by the tables that the BIOS places."""
-    command = ["boot", "--bios", bios, folder / "vmlinuz", "--memory=256M", "--cpus=2", f"--initrd={initrd}"]
-    command += ["--quiet", "--append=console=ttyS0 quiet panic=-1", f"--timeout={LAB_DEADLINE_S}"]
-    with subprocess.Popen(
-        [LAB, "--", sys.executable, "-m", "pykvm", *map(str, command)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        try:
-            console = Console(process)
-            console.wait_for(PROMPT)
-            console.type("echo answer $((6 * 7)) of $(grep -c ^processor /proc/cpuinfo)")
-            console.wait_for(b"answer 42 of 2\r\n")
-            console.wait_for(PROMPT)
-            console.type("poweroff -f")
-            assert process.wait(LAB_DEADLINE_S) == 0
-        finally:
-            process.kill()
+    boots_to_a_shell("--bios", bios, folder / "vmlinuz", f"--initrd={initrd}", cpus=2)
