@@ -139,27 +139,22 @@ def _prepare_processor(machine: Machine, arguments: argparse.Namespace) -> None:
 
 
 def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, str]) -> None:
-    """Keep a slip of the keyboard from overwriting the image, or two outputs from overwriting each other."""
-    named = {
-        "the image": arguments.image,
-        "--bios": arguments.bios,
-        "--record": arguments.record,
-        "--screenshot": arguments.screenshot,
-    }
-    if not arguments.symbols or os.path.realpath(arguments.symbols) != os.path.realpath(arguments.image or ""):
-        named["--symbols"] = arguments.symbols
-    files = {os.path.realpath(spec.file): spec.file for spec in arguments.device if spec.file}
-    named |= {f"--device {path}": path for path in files.values()}
-    named |= {OPTIONS[name]: file_of(target) for name, target in targets.items()}
+    """Keep a slip of the keyboard from overwriting what is read, or two outputs from overwriting each other."""
+    inputs = [("the image", arguments.image), ("--bios", arguments.bios), ("--symbols", arguments.symbols)]
+    inputs += [("--option-rom", path) for path in arguments.option_rom]
+    inputs += [("--initrd", path) for path in arguments.initrd]
+    inputs += [("--module", text.partition(" ")[0]) for text in arguments.module]
+    inputs += [(f"--device {spec.file}", spec.file) for spec in arguments.device]
+    outputs = [("--record", arguments.record), ("--screenshot", arguments.screenshot)]
+    outputs += [(OPTIONS[name], file_of(target)) for name, target in targets.items()]
     seen: dict[str, str] = {}
-    for what, path in named.items():
+    for what, path in (*inputs, *outputs):
         real = path and os.path.realpath(path)
-        if real and os.path.exists(real) and not os.path.isfile(real):
+        if not real or (os.path.exists(real) and not os.path.isfile(real)):
             continue
-        if real in seen:
+        if real in seen and (what, path) in outputs:
             raise ConfigurationError(f"{path!r} is named twice, as {seen[real]} and as {what}; name another file")
-        if real:
-            seen[real] = what
+        seen[real] = what
 
 
 def _run(machine: Machine, arguments: argparse.Namespace, display: Display | None) -> Outcome:
