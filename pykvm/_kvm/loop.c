@@ -196,6 +196,22 @@ static int64_t lost_memory(struct pykvm_loop *loop)
     return PYKVM_ERROR;
 }
 
+/* Whether what the guest finds at its addresses has changed since, or is changing. */
+static int is_switched(struct pykvm_loop *loop, uint32_t since)
+{
+    return memory_generation(loop) != since || since & 1;
+}
+
+/* Serve an access that KVM has found no memory for, where there is some now: its window was being switched. */
+static int64_t memory_access(struct pykvm_loop *loop, uint8_t *host, uint64_t valid, uint32_t generation)
+{
+    struct kvm_run *run = loop->run;
+    if (!is_switched(loop, generation) || run->mmio.len > valid) return lost_memory(loop);
+    if (run->mmio.is_write) memcpy(host, run->mmio.data, run->mmio.len);
+    else memcpy(run->mmio.data, host, run->mmio.len);
+    return 0;
+}
+
 /* Whether the guest can take the interrupt that waits; if not yet, KVM is asked to exit as soon as it can. What KVM
  * says of that is of the last exit, and stays true while the access there is completed. */
 static int takes_interrupt(struct pykvm_loop *loop)
@@ -240,15 +256,24 @@ static int64_t run_guest(struct pykvm_loop *loop)
         }
         if (takes_interrupt(loop)) return PYKVM_INTERRUPT;
         loop->unsettled = 0;
+        uint32_t generation = memory_generation(loop);
         if (loop->settled_exit) loop->settled_exit = 0;
-        else if (ioctl(loop->fd, KVM_RUN, 0) < 0) return failed(loop);
+        else if (ioctl(loop->fd, KVM_RUN, 0) < 0) {
+            if (errno == EFAULT && is_switched(loop, generation)) continue;
+            return failed(loop);
+        }
         note_cpu(loop);
         loop->code_generation = 0;
         if (run->exit_reason == KVM_EXIT_IO) {
             begin(loop, (uint8_t *)run + run->io.data_offset, run->io.port, run->io.size, run->io.count,
                   run->io.direction == KVM_EXIT_IO_OUT, 0);
         } else if (run->exit_reason == KVM_EXIT_MMIO) {
-            if (in_memory(loop, run->mmio.phys_addr, run->mmio.is_write, &valid)) return lost_memory(loop);
+            uint8_t *host = in_memory(loop, run->mmio.phys_addr, run->mmio.is_write, &valid);
+            if (host) {
+                int64_t lost = memory_access(loop, host, valid, generation);
+                if (lost) return lost;
+                continue;
+            }
             begin(loop, run->mmio.data, run->mmio.phys_addr, run->mmio.len, 1, run->mmio.is_write, 1);
         } else if (run->exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN) {
             if (run->exit_reason == KVM_EXIT_HYPERCALL) run->hypercall.ret = -KVM_ENOSYS;   /* unless answered */

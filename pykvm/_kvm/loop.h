@@ -29,8 +29,9 @@ struct pykvm_code {
 };
 
 /* Guest-physical ranges and the host memory behind them, NULL where there is none now: where the loop may read code
- * bytes. Only `host` and `is_writable` change while a vCPU runs, so that one who reads them meanwhile stays inside. */
+ * bytes. Only `host` and `is_writable` change while a vCPU runs, so that one who reads them meanwhile stays inside;
+ * `generation` is odd during a change. */
 struct pykvm_ram {
-    uint32_t count;
+    uint32_t count, generation;
     struct { uint64_t address, size; uint8_t *host; uint32_t is_writable; } range[32];
 };

@@ -36,7 +36,7 @@ static void publish(struct pykvm_loop *loop, uint64_t slots)
 
 /* Host address of guest-physical `address`, and in *valid how many bytes of its page and range follow it; NULL for no
  * memory, or for one that is not writable and is to be. */
-static const uint8_t *in_memory(struct pykvm_loop *loop, uint64_t address, int writable, uint64_t *valid)
+static uint8_t *in_memory(struct pykvm_loop *loop, uint64_t address, int writable, uint64_t *valid)
 {
     for (uint32_t i = 0; i < loop->ram->count; i++) {
         uint64_t offset = address - loop->ram->range[i].address;
@@ -48,6 +48,11 @@ static const uint8_t *in_memory(struct pykvm_loop *loop, uint64_t address, int w
         return host + offset;
     }
     return NULL;
+}
+
+static uint32_t memory_generation(struct pykvm_loop *loop)
+{
+    return __atomic_load_n(&loop->ram->generation, __ATOMIC_ACQUIRE);
 }
 
 /* Whether the processor takes `linear` for an address at all, with 57 or 48 bits (Intel SDM vol. 1, 3.3.7.1). */
@@ -134,6 +139,11 @@ static int unchanged(struct pykvm_loop *loop, const struct seen_code *seen)
 static uint32_t find_code(struct pykvm_loop *loop)
 {
     uint64_t rip = linear_rip(loop), cr3 = loop->run->s.regs.sregs.cr3;
+    uint32_t generation = memory_generation(loop);
+    if (loop->ram_generation != generation) {   /* other memory may be at the same addresses now */
+        for (int i = 0; i < SEEN_MAX; i++) loop->seen[i].length[0] = 0;
+        loop->ram_generation = generation;
+    }
     struct seen_code *seen = &loop->seen[(rip * 0x9e3779b97f4a7c15u) >> 54];
     if (seen->length[0] && seen->rip == rip && seen->cr3 == cr3 && seen->cs == loop->cs && seen->mode == loop->mode
         && seen->slot >= loop->stream->code_since && unchanged(loop, seen))

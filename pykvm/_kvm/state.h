@@ -67,6 +67,7 @@ struct pykvm_loop {
     int unsettled;                  /* KVM has yet to complete the last access */
     size_t mapped_bytes;
     struct pykvm_ram *ram;
+    uint32_t ram_generation;        /* that of the memory in which `seen` was found */
     _Atomic int tid, kicked;        /* thread in the loop now, 0 none; kick not yet reported */
     unsigned interruptions;         /* signals seen so far */
     int settled_exit;               /* settling has met the next exit, which step() has yet to serve */

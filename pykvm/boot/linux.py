@@ -27,6 +27,7 @@ OLDEST = 0x206
 LOADED_HIGH, HAS_64BIT_ENTRY = 1, 1
 ENTRY_64 = 0x200
 HIGH = 0x100000
+BOOT_CS = 0x10
 ONLY_16BIT = "starts at its 16-bit entry only, for which there must be a BIOS: install SeaBIOS, or see --bios"
 UNKNOWN_LOADER = 0xFF
 ZERO_PAGE_BYTES = 4096
@@ -185,6 +186,7 @@ def _image(
         firmware=firmware.segments,
         entry=entry,
         mode=StartMode.LONG if header.has_64bit_entry else StartMode.PROTECTED,
+        code_selector=BOOT_CS,
         registers={"rsi": zero_page.address, "rbp": 0},
         format=what,
         symbols=symbols,

@@ -193,7 +193,7 @@ class Machine:
         is_fresh = self._host_changes() == (0, 0)
         if image.firmware_files or image.firmware_items:
             fill(self.device("fw_cfg"), image)
-        registers, system = start_state(image.mode, image.entry, self.memory)
+        registers, system = start_state(image.mode, image.entry, self.memory, image.code_selector)
         store(image, self.memory)
         for name, value in image.registers.items():
             setattr(registers, name, value)

@@ -85,6 +85,7 @@ class Image:
         firmware: what its machine's BIOS leaves in memory beside it.
         entry: linear address of the first instruction.
         mode: CPU mode at that instruction.
+        code_selector: of the code segment in protected and long mode.
         registers: general registers that the format promises the guest, by name.
         format: what the file is, in words.
         roms: what is mapped where for reading only, some of it twice.
@@ -97,6 +98,7 @@ class Image:
     segments: tuple[LoadSegment, ...]
     entry: int
     mode: StartMode
+    code_selector: int = 0x08
     registers: dict[str, int] = field(default_factory=dict)
     format: str = "flat binary"
     roms: tuple[LoadSegment, ...] = ()

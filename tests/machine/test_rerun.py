@@ -155,7 +155,7 @@ def with_handler(code: str, handler: str) -> str:
         (
             f"b8 {at.to_bytes(4, 'little').hex()}",  # mov $handler,%eax
             "66 89 04 25 60 00 07 00",  # mov %ax,0x70060
-            "66 c7 04 25 62 00 07 00 10 00",  # movw $0x10,0x70062
+            "66 c7 04 25 62 00 07 00 08 00",  # movw $8,0x70062
             "66 c7 04 25 64 00 07 00 00 8e",  # movw $0x8e00,0x70064
             "c1 e8 10",  # shr $16,%eax
             "66 89 04 25 66 00 07 00",  # mov %ax,0x70066

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from pykvm import Machine, Reason
+from pykvm._kvm import lib
 from pykvm.errors import ConfigurationError
 from pykvm.memory import SHADOWED
 from pykvm.report.code import instruction_bytes
-from tests.support import DEADLINE_S, summary
+from tests.support import DEADLINE_S, SLOWNESS, summary
 
 pytestmark = [pytest.mark.kvm, pytest.mark.needs("KVM_CAP_READONLY_MEM")]
 
@@ -134,3 +135,41 @@ def test_devices_of_ones_own_may_not_be_where_roms_are(tmp_path: Path) -> None:
         for address, _ in SHADOWED:
             with pytest.raises(ConfigurationError, match="overlaps 'rom'"):
                 machine.attach(Card(), address=address)
+
+
+def test_the_trace_has_the_code_that_runs_after_a_switch(tmp_path: Path) -> None:
+    """The same address, first in the ROM, then in the RAM that it was copied to, where it is another port's."""
+    code = (
+        f"31 c0 8e d0 bc 00 70  9a 00 01 00 f0  {PAM0} b0 20 ee"  # a stack; call 0xf000:0x100; writes go to RAM
+        "b8 00 f0 8e d8 8e c0 31 f6 31 ff fc b9 80 00 f3 66 a5"  # 128 dwords
+        "c6 06 01 01 84  b0 30 ee  9a 00 01 00 f0  f4"  # out 0x84 instead of 0x80; RAM; again
+    )
+    data = bytearray(rom(code))
+    data[0x100:0x103] = bytes.fromhex("e6 80 cb")
+    (tmp_path / "bios").write_bytes(data)
+    with Machine.boot(bios=tmp_path / "bios", memory="2M") as machine:
+        machine.run(DEADLINE_S)
+        there = [record for record in machine.last_records(1000) if record.rip == 0x100]
+        assert [record.instruction for record in there] == ["out 0x80, al", "out 0x84, al"]
+
+
+@pytest.mark.parametrize("switches", [(0x33, 0x00), (0x11, 0x33), (0x22, 0x33)])
+def test_another_vcpu_may_use_what_is_switched(tmp_path: Path, switches: tuple[int, int]) -> None:
+    """One switches the range at 0xd0000 for ever, the other reads and writes there, and counts."""
+    first, second = switches
+    switcher = f"66 b8 5c 00 00 80  ba f8 0c  66 ef  ba fc 0c  b0 {first:02x} ee  b0 {second:02x} ee  eb f8"
+    user = "b8 00 d0 8e d8  a0 00 00  a2 00 00  41  eb f7"
+    (tmp_path / "bios").write_bytes(rom(switcher))
+    with Machine.boot(bios=tmp_path / "bios", memory="2M", cpus=2, irqchip="kernel") as machine:
+        machine.memory.write(0x8000, bytes.fromhex(user))
+        other = machine.vcpus[1]
+        registers, system = other.registers(), other.system_registers()
+        system.cs.selector = system.cs.base = 0
+        registers.rip, registers.rflags, registers.rcx = 0x8000, 2, 0
+        other.set_system_registers(system)
+        other.set_registers(registers)
+        other.file.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)
+        outcome = machine.run(2 * SLOWNESS)
+        assert outcome.reason is Reason.TIMED_OUT, outcome
+        assert other.registers().rcx & 0xFFFF
+        assert machine.counts()["pio"] > 10

@@ -162,8 +162,10 @@ class KvmVm:
     def map_memory(self) -> None:
         """Give the guest what it is to see of its memory, and log what is to be logged of it.
 
-        Of a window that changes, nothing is there for a moment: a vCPU that runs meanwhile should be elsewhere.
+        Of a window that changes, nothing is there for a moment. Another vCPU's access to it waits, in effect; code that
+        it runs there is beyond help.
         """
+        self._ram.generation += 1
         for slot, window in enumerate(self._memory.windows):
             host = flags = 0
             if window.region is not None:
@@ -182,6 +184,7 @@ class KvmVm:
             entry = self._ram.range[slot]
             entry.is_writable = window.is_writable
             entry.host = ffi.cast("uint8_t *", host)
+        self._ram.generation += 1
 
     def shadow(self, how: Sequence[int]) -> None:
         """Have the guest find ROM or RAM where there are both: see `GuestMemory.shadow`."""

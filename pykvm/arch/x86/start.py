@@ -29,8 +29,8 @@ PDE_LARGE = 0x80
 LEAST_STACK_BYTES = 1024
 FAMILY_6 = 0x600
 
-CODE, DATA, TASK = 0x10, 0x18, 0x20
-"""Selectors, the first two as Linux wants them (Documentation/arch/x86/boot.rst, __BOOT_CS and __BOOT_DS)."""
+CODE, TASK = 0x08, 0x20
+"""Selectors of code, with data behind it, and of the task. Kernels that keep them for their own tables expect these."""
 _CODE_32 = 0x00CF9B000000FFFF  # base 0, limit 4 GiB, execute/read, accessed
 _CODE_64 = 0x00AF9B000000FFFF  # with the L flag
 _DATA = 0x00CF93000000FFFF  # base 0, limit 4 GiB, read/write, accessed
@@ -46,12 +46,15 @@ def tables_bytes(mode: StartMode) -> tuple[tuple[int, int], ...]:
     return (gdt,) if mode is StartMode.PROTECTED else (gdt, (layout.PAGE_TABLES, layout.PAGE_TABLES_BYTES))
 
 
-def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Registers, SystemRegisters]:
+def start_state(
+    mode: StartMode, entry: int, memory: GuestMemory, code: int = CODE
+) -> tuple[Registers, SystemRegisters]:
     """Return the registers for a guest that starts at linear address `entry`, its tables written to `memory`.
 
     Reset: as the processor comes out of it (Intel SDM vol. 3, 9.1.1).
     Real mode: as a BIOS hands over to a boot sector (segments 0, stack below 0x7c00). Protected mode: flat 32-bit
     segments, paging off. Long mode: 64-bit, the first 4 GiB identity-mapped with 2 MiB pages. Interrupts are off.
+    `code` is the selector of the code segment, 0x08 or 0x10; the data segments' is the next.
 
     Raises:
         ConfigurationError: `entry` cannot be reached in this mode, or the memory is too small for the tables.
@@ -69,9 +72,11 @@ def start_state(mode: StartMode, entry: int, memory: GuestMemory) -> tuple[Regis
         )
     stack = min(layout.PROTECTED_STACK, memory.size)
     registers = Registers(rip=entry, rsp=stack, rbp=stack, rflags=2)
-    code = _CODE_64 if mode is StartMode.LONG else _CODE_32
-    memory.write(layout.GDT, struct.pack("<5Q", 0, 0, code, _DATA, _TASK))
-    return registers, _protected() if mode is StartMode.PROTECTED else _long(memory)
+    table = bytearray(_GDT_BYTES)
+    struct.pack_into("<QQ", table, code, _CODE_64 if mode is StartMode.LONG else _CODE_32, _DATA)
+    struct.pack_into("<Q", table, TASK, _TASK)
+    memory.write(layout.GDT, table)
+    return registers, _protected(code) if mode is StartMode.PROTECTED else _long(memory, code)
 
 
 def _reset(entry: int) -> tuple[Registers, SystemRegisters]:
@@ -102,10 +107,10 @@ def _flat(selector: int, type_: int, *, long: int = 0) -> Segment:
     )
 
 
-def _protected() -> SystemRegisters:
-    data = [_flat(DATA, 3) for _ in range(5)]
+def _protected(code: int) -> SystemRegisters:
+    data = [_flat(code + 8, 3) for _ in range(5)]
     return SystemRegisters(
-        cs=_flat(CODE, 11),
+        cs=_flat(code, 11),
         ds=data[0],
         es=data[1],
         fs=data[2],
@@ -119,13 +124,13 @@ def _protected() -> SystemRegisters:
     )
 
 
-def _long(memory: GuestMemory) -> SystemRegisters:
+def _long(memory: GuestMemory, code: int) -> SystemRegisters:
     pml4, pdpt, directories = (layout.PAGE_TABLES + n * PAGE_BYTES for n in (0, 1, 2))
     memory.write(pml4, struct.pack("<Q", pdpt | PTE_PRESENT_WRITABLE))
     memory.write(pdpt, struct.pack("<4Q", *(directories + n * PAGE_BYTES | PTE_PRESENT_WRITABLE for n in range(4))))
     memory.write(directories, struct.pack("<2048Q", *(n << 21 | PDE_LARGE | PTE_PRESENT_WRITABLE for n in range(2048))))
-    system = _protected()
-    system.cs = _flat(CODE, 11, long=1)
+    system = _protected(code)
+    system.cs = _flat(code, 11, long=1)
     system.cr0 |= CR0_PG
     system.cr3 = pml4
     system.cr4 = CR4_PAE
