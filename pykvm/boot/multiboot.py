@@ -23,6 +23,7 @@ __all__ = [
     "as_text",
     "by_addresses",
     "by_elf",
+    "kernel_line",
     "modules_end",
     "place",
     "place_files",
@@ -180,6 +181,11 @@ def place(file: ImageFile, setup: Setup, size: int, taken: Sequence[LoadSegment]
         return address
     how = "below 3 GiB" if address is None else f"{more_memory(address, size)}"
     raise file.error(f"no room for {size:#x} bytes of information for the kernel; {how}")
+
+
+def kernel_line(file: ImageFile, setup: Setup) -> bytes:
+    """Return the command line as a kernel finds it, behind the name of its file, as loaders but GRUB 2 have it."""
+    return as_text(f"{file.path} {setup.command_line}".rstrip(" "))
 
 
 def as_text(text: str) -> bytes:

@@ -16,6 +16,7 @@ from pykvm.boot.multiboot import (
     as_text,
     by_addresses,
     by_elf,
+    kernel_line,
     place,
     place_modules,
 )
@@ -100,7 +101,7 @@ def _info(
     file: ImageFile, setup: Setup, loaded: Sequence[LoadSegment], modules: Sequence[LoadSegment], sections: Sections
 ) -> LoadSegment:
     """Return the Multiboot information structure with all that it points to (3.3), where there is room."""
-    texts = [as_text(text) for text in (setup.command_line, LOADER_NAME, *(m.text for m in setup.modules))]
+    texts = [kernel_line(file, setup), *(as_text(text) for text in (LOADER_NAME, *(m.text for m in setup.modules)))]
     ranges = b"".join(struct.pack("<IQQI", 20, *entry) for entry in setup.memory_map())
     size = INFO_BYTES + len(ranges) + 16 * len(modules) + len(sections.headers) + sum(map(len, texts))
     address = place(file, setup, size, loaded)

@@ -17,6 +17,7 @@ from pykvm.boot.multiboot import (
     as_text,
     by_addresses,
     by_elf,
+    kernel_line,
     modules_end,
     place,
     place_modules,
@@ -36,7 +37,7 @@ I386 = 0
 OPTIONAL = 1
 # Tags of the header (3.1.3 to 3.1.13).
 END, REQUEST, ADDRESS, ENTRY, CONSOLE, FRAME_BUFFER = range(6)
-EFI_SERVICES, RELOCATABLE = 7, 10
+RELOCATABLE = 10
 LENGTHS = {ADDRESS: 24, ENTRY: 12, CONSOLE: 12, FRAME_BUFFER: 20, RELOCATABLE: 24}
 FROM_THE_START = 0xFFFFFFFF
 """A load address: the file is loaded from its first byte on (3.1.5)."""
@@ -44,7 +45,6 @@ LOWEST, HIGHEST = 1, 2
 # Tags of the information (3.6).
 COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, SECTIONS = 1, 2, 3, 4, 6, 8, 9
 OLD_RSDP, RSDP, LOAD_BASE = 14, 15, 21
-GIVEN = (0, COMMAND_LINE, NAME, MODULE, MEMORY, MEMORY_MAP, SCREEN, SECTIONS, OLD_RSDP, RSDP, LOAD_BASE)
 OLD_RSDP_BYTES = 20
 TEXT_SCREEN = struct.pack("<QIIIBBH", 0xB8000, 160, 80, 25, 16, 2, 0)
 """The VGA's 80 by 25 characters of two bytes: type 2, EGA text (3.6.12)."""
@@ -119,7 +119,7 @@ def load_multiboot2(file: ImageFile, setup: Setup) -> Image:
     firmware = setup.firmware(kernel.segments)
     sections = place_sections(kernel.elf, setup, (*kernel.segments, *modules))
     loaded = (*kernel.segments, *modules, *sections.segments)
-    tags = b"".join(_information(setup, modules, sections, base, firmware.rsdp))
+    tags = b"".join(_information(kernel_line(file, setup), setup, modules, sections, base, firmware.rsdp))
     address = place(file, setup, TAG_BYTES + len(tags), loaded)
     information = LoadSegment(address, struct.pack("<II", TAG_BYTES + len(tags), 0) + tags)
     return Image(
@@ -135,16 +135,16 @@ def load_multiboot2(file: ImageFile, setup: Setup) -> Image:
 
 
 def _check(file: ImageFile, header: Header) -> None:
-    """See that there is all that the kernel must have (3.1.3, 3.1.4)."""
+    """See that everything is understood that must be (3.1.3, 3.1.4); what there is none of may be asked for, too."""
     for type_, flags, data in header.tags:
         where = f"Multiboot2 header at {header.offset:#x}"
         if flags & OPTIONAL:
             continue
-        if type_ > RELOCATABLE or type_ == EFI_SERVICES:
+        if type_ > RELOCATABLE:
             raise file.error(f"{where}: needs tag {type_} of its loader, which is not there")
         wanted = data[: len(data) & ~3].cast("I") if type_ == REQUEST else ()
-        if missing := [number for number in wanted if number not in GIVEN]:
-            raise file.error(f"{where}: needs information {missing[0]}, which is not there")
+        if unknown := [number for number in wanted if number > LOAD_BASE]:
+            raise file.error(f"{where}: needs information {unknown[0]}, of which nothing is known")
 
 
 def _kernel(file: ImageFile, header: Header) -> Kernel:
@@ -192,10 +192,10 @@ def _relocated(file: ImageFile, header: Header, kernel: Kernel, setup: Setup) ->
 
 
 def _information(
-    setup: Setup, modules: Sequence[LoadSegment], sections: Sections, base: int, rsdp: bytes
+    line: bytes, setup: Setup, modules: Sequence[LoadSegment], sections: Sections, base: int, rsdp: bytes
 ) -> Iterator[bytes]:
     """Yield the tags of the information (3.6), each filled up to a multiple of 8."""
-    yield _tag(COMMAND_LINE, as_text(setup.command_line))
+    yield _tag(COMMAND_LINE, line)
     yield _tag(NAME, as_text(LOADER_NAME))
     for place_, module in zip(modules, setup.modules, strict=True):
         yield _tag(MODULE, struct.pack("<II", place_.address, place_.end) + as_text(module.text))

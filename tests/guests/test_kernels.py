@@ -42,7 +42,7 @@ def test_a_kernel_in_long_mode(built: Path) -> None:
 def test_a_multiboot_kernel_is_told_of_its_machine(built: Path, name: str) -> None:
     """Before it turns paging on, which not every KVM has for 32-bit code."""
     done = pykvm("boot", built / f"{name}.elf", "--append=one two", "--memory=96M", "--quiet", LIMIT)
-    assert done.stdout.splitlines()[0] == f"{name}: one two, 96 MiB".encode()
+    assert done.stdout.splitlines()[0] == f"{name}: {built}/{name}.elf one two, 96 MiB".encode()
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_a_multiboot_kernel_counts_its_memory(built: Path, memory: str, below_th
     """Version 1 by mem_upper, which ends at the first hole; version 2 by the ranges of its map."""
     for name, mebibytes in (("multiboot1", below_the_hole), ("multiboot2", in_all)):
         done = pykvm("boot", built / f"{name}.elf", f"--memory={memory}", "--append=x", "--quiet", LIMIT)
-        assert done.stdout.splitlines()[0] == f"{name}: x, {mebibytes} MiB".encode()
+        assert done.stdout.splitlines()[0] == f"{name}: {built}/{name}.elf x, {mebibytes} MiB".encode()
 
 
 @pytest.mark.needs("paging-pse", "int-iret-32")
 @pytest.mark.parametrize("name", ["multiboot1", "multiboot2"])
 def test_a_multiboot_kernel_pages_and_counts_ticks(built: Path, name: str) -> None:
     done = pykvm("boot", built / f"{name}.elf", "--append=x", "--quiet", LIMIT)
-    assert (done.stdout, done.returncode) == (f"{name}: x, 64 MiB\n10 ticks\n".encode(), 0), done.stderr
+    assert (done.stdout, done.returncode) == (f"{name}: {built}/{name}.elf x, 64 MiB\n10 ticks\n".encode(), 0), done.stderr
 
 
 def test_a_multiboot_kernel_knows_who_starts_it(built: Path, tmp_path: Path) -> None:

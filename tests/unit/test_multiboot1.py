@@ -158,7 +158,7 @@ def test_command_line_and_name(kernel: ImageFile) -> None:
     image = load(kernel, Setup(RAM, command_line="root=/dev/ram ä"))
     info = image.registers["rbx"]
     assert word(image, info) == 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9
-    assert text(image, word(image, info + 16)) == "root=/dev/ram ä"
+    assert text(image, word(image, info + 16)) == f"{kernel.path} root=/dev/ram ä"
     assert text(image, word(image, info + 64)) == "pykvm"
     assert (word(image, info + 20), word(image, info + 12)) == (0, 0)
 
