@@ -14,7 +14,7 @@ from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import as_text
 from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
 from pykvm.errors import ImageError
-from pykvm.memory import more_memory
+from pykvm.memory import HOLE_START, more_memory
 from pykvm.model.image import Image, LoadSegment, StartMode, SymbolSource
 from pykvm.model.plain import record
 
@@ -35,7 +35,7 @@ MOST_RANGES = 128
 ZERO_PAGE_LOW = 0x10000
 BANNER = b"Linux version "
 """How the text begins that each kernel greets with, and that `strings` finds in it."""
-SEARCHED_BYTES = 1 << 20
+SEARCHED_BYTES, MOST_SEARCHED_BYTES = 1 << 20, 64 << 20
 VMLINUX_COMMAND_LINE_MOST = 2047
 # Places in the zero page.
 RSDP_AT, RANGE_COUNT_AT, RANGES_AT = 0x070, 0x1E8, 0x2D0
@@ -127,7 +127,7 @@ def load_linux(file: ImageFile, setup: Setup) -> Image:
 def has_banner(elf: Elf) -> bool:
     """Tell whether an ELF file is a Linux kernel, by the text that each of them has."""
     data = elf.file.data
-    left = len(data)  # segments of a damaged file may all claim all of it
+    left = min(len(data), MOST_SEARCHED_BYTES)  # segments of a damaged file may all claim all of it
     for segment in elf.segments:
         if segment.type != PT_LOAD:
             continue
@@ -151,7 +151,7 @@ def load_vmlinux(file: ImageFile, setup: Setup) -> Image:
     kernel = load_segments(elf, segments)
     address, size = kernel[0].address, kernel[-1].end - kernel[0].address
     if address + size > setup.ram[0][1]:
-        raise _needs(file, setup, address, size)
+        raise needs_memory(file, setup, address, size)
     header = _vmlinux_header(elf.is_64bit, address, size)
     what = f"Linux kernel, unpacked, ELF{64 if elf.is_64bit else 32}"
     return _image(file, header, setup, kernel, elf.physical_entry(segments), what, elf.symbols())
@@ -198,12 +198,19 @@ def _place_kernel(file: ImageFile, header: Header, setup: Setup) -> LoadSegment:
     size = max(header.size, len(data))
     # One that is loaded lower than it would like to be moves itself there.
     address = header.preferred if header.is_relocatable else HIGH
-    if address < HIGH or address + size > setup.ram[0][1]:
-        raise _needs(file, setup, address, size)
+    if len(data) <= (ENTRY_64 if header.has_64bit_entry else 0):
+        raise file.error(f"has {len(data):#x} bytes of kernel behind its setup code, and its entry is behind them")
+    if address < HIGH:
+        raise file.error(f"is to lie at {address:#x}, and a kernel may lie at {HIGH:#x} or above")
+    if address + size > setup.ram[0][1]:
+        raise needs_memory(file, setup, address, size)
     return LoadSegment(address, data, size - len(data))
 
 
-def _needs(file: ImageFile, setup: Setup, address: int, size: int) -> ImageError:
+def needs_memory(file: ImageFile, setup: Setup, address: int, size: int) -> ImageError:
+    """Return the error for a kernel that needs `size` bytes of memory from `address` on, which there are not."""
+    if address + size > HOLE_START:
+        return file.error(f"needs {size:#x} bytes of memory from {address:#x} on, and a kernel must lie below 3 GiB")
     initrd_at = address + size + 0xFFF & ~0xFFF
     more = more_memory(address, initrd_at + setup.initrd_bytes() - address if setup.initrds else size)
     return file.error(f"needs {size:#x} bytes of memory from {address:#x} on; {more}")
@@ -216,8 +223,8 @@ def _place_initrd(file: ImageFile, header: Header, setup: Setup, kernel: LoadSeg
         return ()
     top = min(setup.ram[0][1], header.initrd_most + 1)
     address = (top - size) & ~0xFFF
-    if address < kernel.end:
-        lowest = kernel.end + 0xFFF & ~0xFFF
+    lowest = max(kernel.end + 0xFFF & ~0xFFF, HIGH)
+    if address < lowest:
         more = more_memory(lowest, size)
         if lowest + size > header.initrd_most + 1:
             more = f"this kernel has it end at {header.initrd_most:#x} at most"

@@ -9,15 +9,21 @@ from __future__ import annotations
 import struct
 
 from pykvm.boot.image_file import ImageFile
-from pykvm.boot.linux import LOADED_HIGH, SECTOR_BYTES, UNKNOWN_LOADER
+from pykvm.boot.linux import LOADED_HIGH, SECTOR_BYTES, UNKNOWN_LOADER, needs_memory
 from pykvm.boot.multiboot import as_text
 from pykvm.boot.setup import Setup
+from pykvm.memory import more_memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.model.image import Stored
 
 __all__ = ["linux_by_bios"]
 
 SETUP_AT, COMMAND_LINE_AT = 0x10000, 0x20000
 """Where protocol 2.02 and newer have their setup code and command line, as QEMU has them."""
 OLD_SETUP_AT, LOW_KERNEL_AT, HIGH_KERNEL_AT = 0x90000, 0x10000, 0x100000
+LOW_ROOM = OLD_SETUP_AT - LOW_KERNEL_AT
 HEAP_END, OLD_HEAP_END = 0xFE00, 0x9A00
 CAN_USE_HEAP = 0x80
 BIOS_BYTES = 1 << 20
@@ -72,7 +78,7 @@ def linux_by_bios(file: ImageFile, setup: Setup) -> tuple[bytes, dict[int, bytes
     version, flags = file.unpack("<HxxxxxxxxxB", 0x206, "the setup header")
     kernel_at = (sectors + 1) * SECTOR_BYTES
     code = bytearray(bytes(file.part(0, kernel_at, "the setup code")))
-    kernel = bytes(file.part(kernel_at, len(file.data) - kernel_at, "the kernel behind its setup code"))
+    kernel = file.part(kernel_at, len(file.data) - kernel_at, "the kernel behind its setup code")
     is_high = version >= 0x200 and bool(flags & LOADED_HIGH)
     is_old = version < 0x202 or not is_high
     at = OLD_SETUP_AT if is_old else SETUP_AT
@@ -82,14 +88,14 @@ def linux_by_bios(file: ImageFile, setup: Setup) -> tuple[bytes, dict[int, bytes
     if len(code) > heap_end or len(text) > (0x600 if is_old else 0x10000):
         raise file.error("its setup code or its command line is too long for the 16-bit entry")
     places = {SETUP: at, KERNEL: HIGH_KERNEL_AT if is_high else LOW_KERNEL_AT, COMMAND_LINE: text_at}
-    parts = {SETUP: code, KERNEL: kernel, COMMAND_LINE: text}
-    if initrd := b"".join(bytes(part.data) + bytes(part.zeros) for part in setup.initrd(0)):
-        places[INITRD] = _place_initrd(file, setup, len(initrd), version, places[KERNEL] + len(kernel))
-        parts[INITRD] = initrd
-    most = OLD_SETUP_AT if not is_high else setup.ram[0][1] - BIOS_BYTES
-    if places[KERNEL] + len(kernel) > most:
-        raise file.error(f"no room for {len(kernel):#x} bytes of kernel; see --memory")
-    _tell(code, version, text_at, places.get(INITRD, 0), len(initrd), heap_end)
+    parts: dict[int, bytes | bytearray | memoryview | Stored] = {SETUP: code, KERNEL: kernel, COMMAND_LINE: text}
+    if not is_high and LOW_KERNEL_AT + len(kernel) > OLD_SETUP_AT:
+        raise file.error(f"has {len(kernel):#x} bytes of kernel, and one that is loaded low has {LOW_ROOM:#x} at most")
+    kernel_end = _see_room(file, setup, version, len(kernel))
+    if initrd_bytes := setup.initrd_bytes():
+        places[INITRD] = _place_initrd(file, setup, initrd_bytes, version, kernel_end)
+        parts[INITRD] = b"".join(piece for part in setup.initrd(0) for piece in (bytes(part.data), bytes(part.zeros)))
+    _tell(code, version, text_at, places.get(INITRD, 0), initrd_bytes, heap_end)
     rom = _rom(at >> 4, heap_end, [(k, places[k], len(parts[k])) for k in parts])
     items: dict[int, bytes] = {}
     for key, data in parts.items():
@@ -98,12 +104,30 @@ def linux_by_bios(file: ImageFile, setup: Setup) -> tuple[bytes, dict[int, bytes
     return rom, items
 
 
+def _see_room(file: ImageFile, setup: Setup, version: int, size: int) -> int:
+    """Return where the memory that the kernel needs ends; what it says of that only newer ones do.
+
+    Raises:
+        ImageError: there is not so much.
+    """
+    address = HIGH_KERNEL_AT
+    if version >= 0x20A:
+        relocatable, preferred, needed = file.unpack("<B35xQI", 0x234, "the setup header")
+        address, size = preferred if relocatable else address, max(size, needed)
+    if address + size > setup.ram[0][1] - BIOS_BYTES:
+        raise needs_memory(file, setup, address, size + BIOS_BYTES)
+    return address + size
+
+
 def _place_initrd(file: ImageFile, setup: Setup, size: int, version: int, kernel_end: int) -> int:
     """Return where the initial RAM disk goes: as high as it may, and as the BIOS leaves room."""
     most = file.unpack("<I", 0x22C, "the setup header")[0] if version >= 0x203 else 0x37FFFFFF
     at = (min(setup.ram[0][1] - BIOS_BYTES, most + 1) - size) & ~0xFFF
     if at < max(kernel_end, HIGH_KERNEL_AT) or version < 0x200:
-        raise file.error(f"no room for {size:#x} bytes of initial RAM disk behind the kernel; see --memory")
+        more = more_memory(kernel_end, size + BIOS_BYTES + 0xFFF)
+        if kernel_end + size > most or version < 0x200:
+            more = "this kernel takes none there"
+        raise file.error(f"no room for {size:#x} bytes of initial RAM disk behind the kernel; {more}")
     return at
 
 

@@ -60,7 +60,9 @@ def test_a_multiboot_kernel_counts_its_memory(built: Path, memory: str, below_th
 @pytest.mark.parametrize("name", ["multiboot1", "multiboot2"])
 def test_a_multiboot_kernel_pages_and_counts_ticks(built: Path, name: str) -> None:
     done = pykvm("boot", built / f"{name}.elf", "--append=x", "--quiet", LIMIT)
-    assert (done.stdout, done.returncode) == (f"{name}: {built}/{name}.elf x, 64 MiB\n10 ticks\n".encode(), 0), done.stderr
+    assert (done.stdout, done.returncode) == (f"{name}: {built}/{name}.elf x, 64 MiB\n10 ticks\n".encode(), 0), (
+        done.stderr
+    )
 
 
 def test_a_multiboot_kernel_knows_who_starts_it(built: Path, tmp_path: Path) -> None:

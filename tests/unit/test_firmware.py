@@ -158,7 +158,7 @@ class Parts:
     def __init__(self, image: Image) -> None:
         self.rom = image.firmware_files["genroms/linux.rom"]
         (count,) = struct.unpack_from("<H", self.rom, 0x40)
-        self.memory = bytearray(16 << 20)
+        self.memory = bytearray(32 << 20)
         self.places = {}
         for number in range(count):
             control, size, address = struct.unpack_from(">IIQ", self.rom, 0xC0 + 16 * number)
@@ -172,16 +172,16 @@ class Parts:
 @pytest.mark.parametrize("version", [0x20F, 0x207, 0x202])
 def test_a_kernel_and_what_it_is_told(tmp_path: Path, version: int) -> None:
     initrd = image_file(tmp_path, b"ram disk", "initrd")
-    image = boot(tmp_path, linux(version), Setup([(0, 16 << 20)], "console=ttyS0", initrds=[initrd]))
+    image = boot(tmp_path, linux(version), Setup([(0, 32 << 20)], "console=ttyS0", initrds=[initrd]))
     parts = Parts(image)
     setup = 0x10000
-    assert parts.places == {0x18: setup, 0x11: 0x100000, 0x15: 0x20000, 0x12: (15 << 20) - 4096}
+    assert parts.places == {0x18: setup, 0x11: 0x100000, 0x15: 0x20000, 0x12: (31 << 20) - 4096}
     assert bytes(parts.memory[0x20000:][:14]) == b"console=ttyS0\0"
-    assert bytes(parts.memory[0xEFF000:][:8]) == b"ram disk"
+    assert bytes(parts.memory[0x1EFF000:][:8]) == b"ram disk"
     assert parts.memory[0x100000] == 0xF4
     assert parts.memory[setup + 0x210] == 0xFF
     assert parts.memory[setup + 0x211] == 0x81
-    assert struct.unpack_from("<II", parts.memory, setup + 0x218) == (0xEFF000, 8)
+    assert struct.unpack_from("<II", parts.memory, setup + 0x218) == (0x1EFF000, 8)
     assert struct.unpack_from("<H", parts.memory, setup + 0x224) == (0xFC00,)
     assert struct.unpack_from("<I", parts.memory, setup + 0x228) == (0x20000,)
     assert struct.unpack_from("<HHHH", parts.rom, 0x42) == (0x1000, 0xFE00, 0, 0x1020)
@@ -205,8 +205,9 @@ def test_an_old_kernel(tmp_path: Path, version: int, loadflags: int) -> None:
         (linux()[:0x230], Setup(RAM), "is cut or damaged"),
         (linux(setup_sects=200), Setup(RAM), "its setup code or its command line is too long"),
         (linux(), Setup(RAM, "x" * 0x10000), "its setup code or its command line is too long"),
-        (linux() + bytes(1 << 20), Setup([(0, 2 << 20)]), "no room for 0x103000 bytes of kernel"),
-        (linux(loadflags=0) + bytes(0x80000), Setup(RAM), "no room for 0x83000 bytes of kernel"),
+        (linux() + bytes(1 << 20), Setup([(0, 2 << 20)]), "from 0x1000000 on; give it --memory 19M or more"),
+        (linux(0x207) + bytes(1 << 20), Setup([(0, 2 << 20)]), "from 0x100000 on; give it --memory 4M or more"),
+        (linux(loadflags=0) + bytes(0x80000), Setup(RAM), "has 0x83000 bytes of kernel, and one that is loaded low has 0x80000 at most"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, data: bytes, setup: Setup, why: str) -> None:
@@ -215,7 +216,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, data: bytes, setup: Setup, why: s
 
 def test_where_an_initial_ram_disk_has_no_room(tmp_path: Path) -> None:
     initrd = image_file(tmp_path, bytes(1 << 20), "initrd")
-    for memory, most in ((2 << 20, 0x7FFFFFFF), (64 << 20, 0x17FFFF)):
+    for memory, most in ((19 << 20, 0x7FFFFFFF), (64 << 20, 0x12EFFFF)):
         setup = Setup([(0, memory)], initrds=[initrd])
         assert "no room for 0x100000 bytes of initial RAM disk" in refusal(tmp_path, linux(initrd_addr_max=most), setup)
 

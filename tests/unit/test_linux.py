@@ -95,7 +95,7 @@ def test_where_there_is_no_room(tmp_path: Path) -> None:
     assert needs in refusal(tmp_path, linux(), small)
     assert load(tmp_path, linux(), Setup([(0, 18 << 20)]))
     assert load(tmp_path, linux(relocatable=0), small).segments[0].address == 0x100000
-    assert "from 0x0 on" in refusal(tmp_path, linux(pref_address=0))
+    assert "is to lie at 0x0" in refusal(tmp_path, linux(pref_address=0))
 
 
 def test_the_zero_page(tmp_path: Path) -> None:

@@ -111,7 +111,14 @@ def test_what_a_kernel_needs_and_nobody_has(tmp_path: Path) -> None:
 
 def test_what_a_kernel_would_like(tmp_path: Path) -> None:
     tags = (tag(11, flags=OPTIONAL), tag(7, flags=OPTIONAL), tag(1, struct.pack("<I", 7), flags=OPTIONAL))
-    more = (tag(1, struct.pack("<22I", *range(22))), tag(7), tag(4, bytes(4)), tag(5, bytes(12)), tag(6), tag(8, bytes(4)))
+    more = (
+        tag(1, struct.pack("<22I", *range(22))),
+        tag(7),
+        tag(4, bytes(4)),
+        tag(5, bytes(12)),
+        tag(6),
+        tag(8, bytes(4)),
+    )
     assert load(image_file(tmp_path, kernel(*tags, *more))).mode is StartMode.PROTECTED
 
 
