@@ -155,7 +155,7 @@ class Hostile:
             return code + INS[size]
         value = self.value(size)
         if port in (FW_CFG_DMA_HIGH, FW_CFG_DMA_LOW) and size == 4:
-            there = PLAYGROUND + r.randrange(PLAYGROUND_BYTES - 16)
+            there = PLAYGROUND + r.randrange(0, PLAYGROUND_BYTES, 16)  # else it may be one for a transfer over the code
             wanted = r.choice((0, 1)) if port == FW_CFG_DMA_HIGH else r.choice((there, 0xF0000000 | there))
             value = int.from_bytes(wanted.to_bytes(4, "little"), "big")
         return code + EAX + struct.pack("<I", value) + OUTS[size]
