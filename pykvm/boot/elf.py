@@ -25,6 +25,7 @@ _TYPES = {
     CORE: "is a core dump, not a program",
 }
 I386, X86_64 = 3, 62
+FOUR_GIB = 1 << 32
 _MACHINES = {2: "SPARC", 8: "MIPS", 20: "PowerPC", 21: "64-bit PowerPC", 40: "ARM", 183: "64-bit ARM", 243: "RISC-V"}
 PT_LOAD, PT_INTERP = 1, 3
 MANY_HEADERS = 0xFFFF
@@ -231,11 +232,14 @@ def load_elf(file: ImageFile, setup: Setup) -> Image:
         raise file.error(
             "is position independent or a shared library, and nobody relocates it; link it with -no-pie at an address"
         )
+    entry = elf.physical_entry(segments)
+    if entry >= FOUR_GIB:
+        raise file.error(f"entry {entry:#x}: the first 4 GiB are mapped at the start; link it lower")
     return Image(
         path=file.path,
         segments=kernel,
         firmware=setup.firmware(kernel).segments,
-        entry=elf.physical_entry(segments),
+        entry=entry,
         mode=StartMode.LONG if elf.is_64bit else StartMode.PROTECTED,
         format=f"ELF{64 if elf.is_64bit else 32} executable",
         symbols=elf.symbols(),

@@ -16,10 +16,12 @@ from pykvm.boot.setup import Setup
 from pykvm.memory import LOW_ROM_BYTES, MAX_ROM_BYTES, PAGE_BYTES, SHADOW_END
 from pykvm.model.image import Image, LoadSegment, StartMode
 
-__all__ = ["RESET_VECTOR", "boot_firmware", "find_bios", "is_rom", "video_bios"]
+__all__ = ["RESET_VECTOR", "boot_firmware", "check_rom", "find_bios", "is_option_rom", "is_rom"]
+__all__ += ["is_video_bios", "video_bios"]
 
 RESET_VECTOR = 0xFFFFFFF0
-ROM_UNIT = 64 << 10
+LEAST_ROM_BYTES = 64 << 10
+"""Of what is taken for one without being named as one."""
 FOUR_GIB = 1 << 32
 _JUMPS = (b"\xea", b"\xe9", b"\xeb", b"\x0f\x20\xc0\xa8\x01\x74")
 """How the code at the reset vector goes elsewhere: a jump, or one if PE is clear in CR0."""
@@ -32,6 +34,8 @@ BIOS_PLACES = (
     "/usr/local/share/qemu/bios-256k.bin",
 )
 """Where distributions put SeaBIOS: Debian, Ubuntu and Fedora; Arch and openSUSE; QEMU's own installation."""
+OPTION_ROM = b"\x55\xaa"
+MOST_NAME = 32
 VIDEO_BIOS = "vgabios-isavga.bin"
 FLOPPY_KIB = (160, 180, 320, 360, 720, 1200, 1440, 2880)
 
@@ -39,12 +43,34 @@ FLOPPY_KIB = (160, 180, 320, 360, 720, 1200, 1440, 2880)
 def is_rom(file: ImageFile) -> bool:
     """Tell whether `file` looks like a BIOS ROM: of such a size, and with a jump at the reset vector."""
     size = len(file.data)
-    if size % ROM_UNIT or not 0 < size <= MAX_ROM_BYTES:
+    if size % PAGE_BYTES or not LEAST_ROM_BYTES <= size <= MAX_ROM_BYTES:
         return False
     code = bytes(file.data[size - 16 :])
     while prefix := next((each for each in _BEFORE_A_JUMP if code.startswith(each)), b""):
         code = code[len(prefix) :]
     return code.startswith(_JUMPS)
+
+
+def check_rom(file: ImageFile) -> None:
+    """See that `file` can be a BIOS.
+
+    Raises:
+        ImageError: it has no such size.
+    """
+    size = len(file.data)
+    if size % PAGE_BYTES or size > MAX_ROM_BYTES:
+        raise file.error(f"is {size} bytes, and a BIOS ROM is a multiple of 4096, {MAX_ROM_BYTES} at most")
+
+
+def is_option_rom(file: ImageFile) -> bool:
+    """Tell whether `file` begins as an option ROM does, and has as many bytes as it says."""
+    head = bytes(file.first(3))
+    return head[:2] == OPTION_ROM and len(file.data) >= 512 * head[2] > 0
+
+
+def is_video_bios(file: ImageFile) -> bool:
+    """Tell whether an option ROM is one for a screen."""
+    return bytes(file.first(VIDEO_SIGNATURE_AT + 3)[VIDEO_SIGNATURE_AT:]) == VIDEO_SIGNATURE
 
 
 def find_bios() -> str | None:
@@ -68,22 +94,22 @@ def boot_firmware(firmware: Sequence[ImageFile], file: ImageFile | None, is_linu
         setup: what the kernel is to be told.
 
     Raises:
-        ImageError: the BIOS or the floppy disk is none, or there is no room for the kernel.
+        ImageError: the BIOS, another ROM or the floppy disk is none, or there is no room for the kernel.
     """
     bios, *option_roms = firmware
+    check_rom(bios)
     size = len(bios.data)
-    if size % PAGE_BYTES or size > MAX_ROM_BYTES:
-        raise bios.error(f"is {size} bytes, and a BIOS ROM is a multiple of 4096, {MAX_ROM_BYTES} at most")
     if setup.ram[0][1] < SHADOW_END:
         raise bios.error("a BIOS needs --memory 1M or more")
     low = min(size, LOW_ROM_BYTES)
     roms = LoadSegment(FOUR_GIB - size, bios.data), LoadSegment(SHADOW_END - low, bios.data[size - low :])
     files = acpi_files(setup.cpus, setup.has_apics)
     items: dict[int, bytes] = {}
-    for option_rom in option_roms:
-        is_video = bytes(option_rom.data[VIDEO_SIGNATURE_AT:][:3]) == VIDEO_SIGNATURE
-        name = os.path.basename(option_rom.path)
-        files[f"{'vgaroms' if is_video else 'genroms'}/{name}"[:55]] = bytes(option_rom.data)
+    for number, option_rom in enumerate(option_roms):
+        if not is_option_rom(option_rom):
+            raise option_rom.error("is no option ROM, which begins with 55 aa and its size in 512 bytes")
+        folder = "vgaroms" if is_video_bios(option_rom) else "genroms"
+        files[f"{folder}/{number}-{_plain_name(option_rom)}"] = bytes(option_rom.data)
     what = "BIOS ROM"
     if file is not None and is_linux:
         from pykvm.boot.linux_rom import linux_by_bios
@@ -91,7 +117,7 @@ def boot_firmware(firmware: Sequence[ImageFile], file: ImageFile | None, is_linu
         files["genroms/linux.rom"], items = linux_by_bios(file, setup)
         what = "BIOS ROM, to boot a Linux kernel"
     elif file is not None:
-        files[f"floppyimg/{os.path.basename(file.path)}"[:55]] = _floppy(file)
+        files[f"floppyimg/{_plain_name(file)}"] = _floppy(file)
         what = "BIOS ROM, to boot a floppy disk"
     return Image(
         bios.path,
@@ -103,6 +129,12 @@ def boot_firmware(firmware: Sequence[ImageFile], file: ImageFile | None, is_linu
         firmware_files=files,
         firmware_items=items,
     )
+
+
+def _plain_name(file: ImageFile) -> str:
+    """Return a file's name as fw_cfg can have it."""
+    name = os.path.basename(file.path)[:MOST_NAME]
+    return "".join(letter if letter.isascii() and letter.isprintable() else "_" for letter in name)
 
 
 def _floppy(file: ImageFile) -> bytes:

@@ -111,8 +111,10 @@ def _boot_sector(file: ImageFile) -> Found:
 def _bios_rom(file: ImageFile) -> Found:
     from pykvm.boot.firmware import is_rom
 
-    text = "a jump at the reset vector, 16 bytes before the end of a multiple of 64 KiB"
+    text = "a jump at the reset vector, 16 bytes before the end of a multiple of 4 KiB"
     is_found = is_rom(file)
+    if is_found and (_elf(file)[0] or _linux(file)[0]):
+        return False, "a jump where the reset vector would be, and a header of something else"
     return is_found, text if is_found else f"no {text[2:]}"
 
 
@@ -217,9 +219,10 @@ def load_by_firmware(
         raise file.error(f"is {what}, and a BIOS boots Linux kernels and floppy disks; leave out --bios")
     options = {"--append": setup.command_line, "--module": setup.modules, "--initrd": setup.initrds}
     allowed = _OPTIONS[LINUX] if what == LINUX else ()
+    where = f"for {what} that a BIOS boots" if file is not None else "for a BIOS without an image"
     for option, value in options.items():
         if value and option not in allowed:
-            raise ConfigurationError(f"{option}: means nothing for {what} that a BIOS boots; leave it out")
+            raise ConfigurationError(f"{option}: means nothing {where}; leave it out")
     return boot_firmware(firmware, file, what == LINUX, setup)
 
 
@@ -246,9 +249,10 @@ def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
 
 
 def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:
+    from pykvm.boot.firmware import is_option_rom
     from pykvm.boot.foreign import FOREIGN_BYTES, what_else
 
-    meaning = what_else(file.first(FOREIGN_BYTES))
+    meaning = "is an option ROM; see --option-rom" if is_option_rom(file) else what_else(file.first(FOREIGN_BYTES))
     if meaning is not None:
         absent = "; ".join(f"{name}: {text}" for name, text in looked.items() if name != FLAT)
         raise file.error(f"{meaning}, and no guest ({absent}); --mode real boots it all the same")

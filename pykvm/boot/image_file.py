@@ -26,7 +26,7 @@ class _OpenFile:
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
         self._descriptor = descriptor
-        self._changed_ns = os.fstat(descriptor).st_mtime_ns
+        self._state = _state(descriptor)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill `view` with what is at `offset`.
@@ -40,14 +40,19 @@ class _OpenFile:
             while size and done < len(view):
                 size = os.preadv(self._descriptor, [view[done:]], offset + done)
                 done += size
-            is_same = done == len(view) and os.fstat(self._descriptor).st_mtime_ns == self._changed_ns
+            is_same = done == len(view) and _state(self._descriptor) == self._state
         except OSError as error:
-            raise ImageError(f"{self.name!r}: {error.strerror}; give the path of a guest image") from error
+            raise ImageError(f"{self.name!r}: {error.strerror}; give the path of another file") from error
         if not is_same:
             raise ImageError(f"{self.name!r}: has changed since it was opened; boot it again")
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self._descriptor)
+
+
+def _state(descriptor: int) -> tuple[int, int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class FileBytes:
@@ -87,6 +92,7 @@ class ImageFile:
 
     Args:
         path: the file.
+        role: what it is to be, for messages.
         data: its bytes, if it has been read already.
 
     Attributes:
@@ -97,11 +103,13 @@ class ImageFile:
         ImageError: there is no such file, it cannot be read, or it is empty or larger than 1 GiB.
     """
 
-    def __init__(self, path: str | os.PathLike[str], data: memoryview | Stored | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], role: str = "a guest image", data: memoryview | Stored | None = None
+    ) -> None:
         self.path = os.fspath(path)
         self.data: memoryview | Stored
         if data is None:
-            self._head, self.data = _open(self.path)
+            self._head, self.data = _open(self.path, role)
         else:
             self._head, self.data = memoryview(bytes(data[:HEAD_BYTES])), data
 
@@ -136,21 +144,21 @@ class ImageFile:
         return self._head[:size]
 
 
-def _open(name: str) -> tuple[memoryview, memoryview | FileBytes]:
+def _open(name: str, role: str) -> tuple[memoryview, memoryview | FileBytes]:
     """Return the first bytes of a file, and all of them."""
     try:
         # Not blocking, so that a named pipe without a writer is an error and not a hang.
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ImageError(f"{name!r}: {reason}; give the path of a guest image") from error
+        raise ImageError(f"{name!r}: {reason}; give the path of {role}") from error
     file = None
     try:
         # Before open(), which refuses the descriptor of a folder and leaves it open.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ImageError(f"{name!r}: is {kind}; give the path of a guest image")
+            raise ImageError(f"{name!r}: is {kind}; give the path of {role}")
         if status.st_size > MAX_IMAGE_BYTES:
             raise ImageError(f"{name!r}: {status.st_size} bytes; an image may have {MAX_IMAGE_BYTES} at most")
         if status.st_size > HEAD_BYTES:
@@ -160,10 +168,10 @@ def _open(name: str) -> tuple[memoryview, memoryview | FileBytes]:
         with open(descriptor, "rb", buffering=0, closefd=False) as stream:
             data = stream.readall()
     except OSError as error:
-        raise ImageError(f"{name!r}: {error.strerror}; give the path of a guest image") from error
+        raise ImageError(f"{name!r}: {error.strerror}; give the path of {role}") from error
     finally:
         if file is None:
             os.close(descriptor)
     if not data:
-        raise ImageError(f"{name!r}: is empty; a guest has at least one byte of code")
+        raise ImageError(f"{name!r}: is empty; {role} has at least one byte")
     return memoryview(data), memoryview(data)

@@ -38,8 +38,8 @@ def mp_table(cpus: int) -> LoadSegment:
     """
     entries = _entries(cpus)
     body = b"".join(entries)
-    header = struct.pack("<4sHBB8s12sIHHIHBx", b"PCMP", HEADER_BYTES + len(body), VERSION_1_4, 0, OEM, b"MACHINE",
-                         0, 0, len(entries), LOCAL_APIC, 0, 0)  # fmt: skip
+    header = struct.pack("<4sHBB8s12sIHHIHBx", b"PCMP", HEADER_BYTES + len(body), VERSION_1_4, 0,
+                         OEM.ljust(8), b"MACHINE".ljust(12), 0, 0, len(entries), LOCAL_APIC, 0, 0)  # fmt: skip
     pointer = struct.pack("<4sIBBB5x", b"_MP_", PLACE + POINTER_BYTES, 1, VERSION_1_4, 0)
     return LoadSegment(PLACE, summed(pointer, 10) + summed(header + body, 7))
 

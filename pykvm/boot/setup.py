@@ -85,7 +85,7 @@ class Setup:
 
             parts.append(mp_table(self.cpus))
         free = tuple(part for part in parts if self.is_free(part, kernel))
-        vectors = vector_segments()
+        vectors = vector_segments(self.ram[0][1])
         if all(self.is_free(part, kernel) for part in vectors):
             free += vectors
         has_tables = tables in free

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from pykvm.arch.x86.start import start_state
 from pykvm.boot.formats import FLAT, recognise
 from pykvm.boot.image_file import ImageFile
 from pykvm.cli.names import names_data, names_lines
 from pykvm.cli.terminal import printing
-from pykvm.errors import ImageError
+from pykvm.errors import ConfigurationError, ImageError
 from pykvm.machine.loading import check_room, read_guest
+from pykvm.machine.options import default_memory
 from pykvm.memory import GuestMemory
-from pykvm.model.image import Image
+from pykvm.model.image import Image, LoadSegment
 from pykvm.units import parse_size
 
 TYPE_CHECKING = False
@@ -35,11 +37,13 @@ def info(arguments: argparse.Namespace) -> int:
     file = ImageFile(arguments.file)
     found = recognise(file)
     try:
-        with GuestMemory(parse_size(arguments.memory)) as memory:
-            image = read_guest(arguments.file, symbols=arguments.symbols).image(memory, 1, False)
+        guest = read_guest(file, symbols=arguments.symbols, formats=found)
+        with GuestMemory(parse_size(arguments.memory or default_memory(guest.is_large))) as memory:
+            image = guest.image(memory, 1, False)
             check_room(image, memory)
+            start_state(image.mode, image.entry, memory)
             why_not = None
-    except ImageError as error:
+    except (ImageError, ConfigurationError) as error:
         image, why_not = None, str(error)
     with printing("not all was printed") as out:
         if arguments.json:
@@ -50,23 +54,30 @@ def info(arguments: argparse.Namespace) -> int:
 
 
 def _data(file: ImageFile, found: dict[str, str], image: Image | None, why_not: str | None) -> dict[str, Any]:
-    data: dict[str, Any] = {"file": file.path, "bytes": len(file.data), "formats": found, "error": why_not}
-    if image is not None:
-        data |= {
-            "format": image.format,
-            "mode": image.mode.value,
-            "entry": image.entry,
-            "registers": image.registers,
-            "segments": [{"address": s.address, "bytes": len(s.data), "zeros": s.zeros} for s in image.segments],
-            "roms": [{"address": s.address, "bytes": s.size} for s in image.roms],
-        }
-    return data
+    return {
+        "file": file.path,
+        "bytes": len(file.data),
+        "formats": found,
+        "error": why_not,
+        "format": image and image.format,
+        "mode": image and image.mode.value,
+        "entry": image and image.entry,
+        "registers": image.registers if image else {},
+        "segments": _ranges(image.segments) if image else [],
+        "firmware": _ranges(image.firmware) if image else [],
+        "roms": _ranges(image.roms) if image else [],
+    }
+
+
+def _ranges(segments: Sequence[LoadSegment]) -> list[dict[str, int]]:
+    return [{"address": s.address, "bytes": len(s.data), "zeros": s.zeros} for s in segments]
 
 
 def _lines(file: ImageFile, found: dict[str, str], image: Image | None, why_not: str | None) -> Iterator[str]:
     first, *others = found.items()
     what = image.format if image else "no guest" if first[0] == FLAT else first[0]
-    yield f"{file.path}: {what}, {len(file.data)} bytes"
+    name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in file.path)
+    yield f"{name}: {what}, {len(file.data)} bytes"
     yield f"  because  {first[0]}: {first[1]}"
     for name, text in others:
         yield f"           {name}: {text}"

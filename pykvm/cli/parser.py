@@ -279,8 +279,7 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
         "--memory",
         metavar="SIZE",
         type=_checked(parse_size, "a size such as 64M"),
-        default="64M",
-        help="RAM (default: 64M)",
+        help="RAM (default: 64M, for Linux and PVH kernels 256M)",
     )
 
 
@@ -372,8 +371,7 @@ def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--memory",
         metavar="SIZE",
         type=_checked(parse_size, "a size such as 64M"),
-        default="64M",
-        help="RAM (default: 64M)",
+        help="RAM (default: 64M, for Linux and PVH kernels 256M)",
     )
     _add_symbols(info)
     info.add_argument("--json", action="store_true", help="the same as JSON")

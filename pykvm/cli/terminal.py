@@ -87,6 +87,8 @@ def printing(rest: str) -> Iterator[TextIO]:
     """
     if sys.stdout is None:
         raise OutputError("stdout is closed; there is nowhere to print to")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have what its encoding has not
     try:
         yield sys.stdout
         sys.stdout.flush()

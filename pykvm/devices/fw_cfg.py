@@ -69,7 +69,8 @@ class FwCfg(Device):
 
     No item can be written. Differs from QEMU: accesses of other sizes than the registers' reach nothing (there a byte
     at 0x510 reads data too), and a DMA transfer that does not fit into RAM, or into one contiguous piece of it, stores
-    nothing but its error. All items are to be added before the guest looks: a file moves the keys of others.
+    nothing but its error; one to where a ROM is reaches the RAM under it. All items are to be added before the guest
+    looks: a file moves the keys of others.
 
     Args:
         memory: guest RAM, for DMA.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from pykvm.arch.x86.start import tables_bytes
-from pykvm.boot.firmware import find_bios, video_bios
+from pykvm.boot.firmware import check_rom, find_bios, is_video_bios, video_bios
 from pykvm.boot.formats import (
     BIOS_ROM,
     LINUX,
@@ -67,8 +67,8 @@ class Guest:
         self._symbols = symbols
 
     @property
-    def wants_kernel_irqchip(self) -> bool:
-        """It is a kernel of an operating system's size, which nobody reads the accesses to interrupt controllers of."""
+    def is_large(self) -> bool:
+        """It is a kernel of an operating system's size: it needs memory, and nobody reads how it uses its timer."""
         return bool(self._formats) and first_of(self._formats) in (LINUX, PVH, VMLINUX)
 
     @property
@@ -98,7 +98,7 @@ class Guest:
 
 
 def read_guest(
-    image: str | os.PathLike[str] | None,
+    image: str | os.PathLike[str] | ImageFile | None,
     mode: str | StartMode | None = None,
     load: int | str | None = None,
     entry: int | str | None = None,
@@ -108,6 +108,7 @@ def read_guest(
     bios: str | os.PathLike[str] | None = None,
     option_roms: Sequence[str | os.PathLike[str]] = (),
     symbols: str | os.PathLike[str] | None = None,
+    formats: dict[str, str] | None = None,
 ) -> Guest:
     """Return the files of a guest; the arguments are those of `Machine.boot`.
 
@@ -120,8 +121,8 @@ def read_guest(
     for text in (append, *modules):
         if "\0" in text:
             raise ConfigurationError(f"{text!r}: has a zero byte, with which a guest would take it to end")
-    file = None if image is None else ImageFile(image)
-    formats = {} if file is None else recognise(file)
+    file = image if image is None or isinstance(image, ImageFile) else ImageFile(image)
+    formats = {} if file is None else formats or recognise(file)
     firmware = _firmware(file, formats, bios, option_roms)
     if file is not None and firmware and firmware[0] is file:
         file, formats = None, {}
@@ -137,7 +138,7 @@ def read_guest(
         ),
         append,
         [_module(text) for text in modules],
-        [ImageFile(path) for path in initrds],
+        [ImageFile(path, "an initial RAM disk") for path in initrds],
         firmware,
         None if symbols is None else _symbols(symbols),
     )
@@ -151,7 +152,7 @@ def _firmware(
 ) -> list[ImageFile]:
     """Return what starts the machine, if not we: a BIOS and further ROMs for it."""
     if bios is not None:
-        rom = ImageFile(bios)
+        rom = ImageFile(bios, "a BIOS")
     elif file is None:
         raise ConfigurationError("nothing to boot; name an IMAGE, or a BIOS with --bios; see pykvm boot --help")
     elif first_of(formats) == BIOS_ROM:
@@ -161,8 +162,11 @@ def _firmware(
     else:
         _refuse({"--option-rom": option_roms or None}, "without --bios")
         return []
-    video = video_bios(rom.path)
-    return [rom, *(ImageFile(path) for path in option_roms or ([video] if video else []))]
+    check_rom(rom)
+    others = [ImageFile(path, "an option ROM") for path in option_roms]
+    if not any(is_video_bios(other) for other in others) and (video := video_bios(rom.path)):
+        others.insert(0, ImageFile(video))
+    return [rom, *others]
 
 
 def _refuse(options: dict[str, object], why: str) -> None:
@@ -182,19 +186,21 @@ def _symbols(path: str | os.PathLike[str]) -> ImageFile:
 
 def _module(text: str) -> Module:
     """Return what "FILE TEXT" names; Multiboot kernels find the file's own name at the text's beginning."""
-    return Module(ImageFile(text.partition(" ")[0]), text)
+    path = text if os.path.exists(text) else text.partition(" ")[0]
+    return Module(ImageFile(path, "a module"), text)
 
 
-def refuse_overwriting(image: str | os.PathLike[str] | None, record: str | os.PathLike[str] | None) -> None:
-    """See that the trace does not go into the image itself.
+def refuse_overwriting(read: Sequence[str | os.PathLike[str] | None], record: str | os.PathLike[str] | None) -> None:
+    """See that the trace does not go into a file that is read.
 
     Raises:
         ConfigurationError: it would.
     """
-    if image is None or record is None or not (os.path.exists(record) and os.path.exists(image)):
+    if record is None or not os.path.exists(record):
         return
-    if os.path.samefile(record, image):
-        raise ConfigurationError(f"trace file {os.fspath(record)!r} is the image itself; name another file")
+    for path in read:
+        if path is not None and os.path.exists(path) and os.path.samefile(record, path):
+            raise ConfigurationError(f"trace file {os.fspath(record)!r} is {os.fspath(path)!r}; name another file")
 
 
 def check_room(image: Image, memory: GuestMemory) -> None:

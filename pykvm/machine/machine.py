@@ -19,7 +19,7 @@ from pykvm.machine.flight import FlightRecorder
 from pykvm.machine.interrupts import UserInterrupts, interrupts
 from pykvm.machine.loading import fill, read_guest, refuse_overwriting, store
 from pykvm.machine.msrs import MsrMap
-from pykvm.machine.options import check_options
+from pykvm.machine.options import LEAST_MEMORY, check_options, default_memory
 from pykvm.machine.outcome import Outcome, Reason
 from pykvm.machine.pc import parts
 from pykvm.machine.running import Runner
@@ -82,7 +82,7 @@ class Machine:
 
     def __init__(
         self,
-        memory: int | str = "64M",
+        memory: int | str = LEAST_MEMORY,
         *,
         cpus: int = 1,
         irqchip: str | None = None,
@@ -170,10 +170,13 @@ class Machine:
             ImageError: the image cannot be read, is damaged or does not fit.
             AcceleratorError, ConfigurationError: as `Machine`.
         """
-        refuse_overwriting(image, options.get("record"))
+        inputs = [image, bios, symbols, *initrds, *option_roms, *(text.partition(" ")[0] for text in modules)]
+        refuse_overwriting(inputs, options.get("record"))
         read = read_guest(image, mode, load, entry, append, modules, initrds, bios, option_roms, symbols)
         options["rom"] = read.rom
-        if read.wants_kernel_irqchip and options.get("clock") != "virtual" and options.get("irqchip") is None:
+        if options.get("memory") is None:
+            options["memory"] = default_memory(read.is_large)
+        if read.is_large and options.get("clock") != "virtual" and options.get("irqchip") is None:
             options["irqchip"] = "kernel"
         machine = cls(**options)
         try:

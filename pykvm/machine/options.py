@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pykvm.errors import ConfigurationError
 
-__all__ = ["CLOCKS", "IRQCHIPS", "check_options"]
+__all__ = ["CLOCKS", "IRQCHIPS", "LEAST_MEMORY", "check_options", "default_memory"]
 
 IRQCHIPS = ("user", "split", "kernel")
 CLOCKS = ("real", "virtual")
 MOST_CPUS = 255
+LEAST_MEMORY, LARGE_MEMORY = "64M", "256M"
+
+
+def default_memory(is_large: bool) -> str:
+    """Return how much RAM a guest gets where nobody says; `is_large`: it is an operating system's kernel."""
+    return LARGE_MEMORY if is_large else LEAST_MEMORY
 
 
 def check_options(cpus: int, irqchip: str | None, clock: str) -> str:

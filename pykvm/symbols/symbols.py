@@ -43,7 +43,7 @@ class Symbols:
         self._labels: dict[int, str] = {}
         if source is not None:
             try:
-                self._read(ImageFile(source.path, source.data))
+                self._read(ImageFile(source.path, data=source.data))
             except ImageError as error:
                 self.trouble = str(error)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,9 @@ def test_a_multiboot_kernel_is_told_its_command_line_and_modules(multiboot: Path
     modules = (f"--module={tmp_path}/one quiet", f"--module={tmp_path}/two")
     done = pykvm("boot", multiboot, "--append=root=/dev/ram x", *modules, "--quiet")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.decode() == f"root=/dev/ram x\0{tmp_path}/one quiet\0" + "1" + f"{tmp_path}/two\0" + "2"
+    assert (
+        done.stderr.decode() == f"{multiboot} root=/dev/ram x\0{tmp_path}/one quiet\0" + "1" + f"{tmp_path}/two\0" + "2"
+    )
 
 
 MULTIBOOT2 = """
@@ -128,7 +132,7 @@ bad:    mov     al, 1
 def test_a_multiboot2_kernel_is_moved_and_told_its_command_line(tmp_path: Path) -> None:
     kernel = linked(tmp_path, MULTIBOOT2)
     done = pykvm("boot", kernel, "--append=quiet", "--quiet")
-    assert (done.returncode, done.stderr) == (0, b"quiet\0")
+    assert (done.returncode, done.stderr) == (0, f"{kernel} quiet\0".encode())
     assert b": Multiboot2 kernel, ELF32, " in pykvm("info", kernel).stdout
 
 
@@ -256,3 +260,43 @@ def test_memory_that_is_too_small_for_a_kernel(tmp_path: Path) -> None:
     assert b"does not fit: guest-physical 0x4000000" in done.stdout
     assert b"give it --memory 65M or more\n" in done.stdout
     assert pykvm("info", tmp_path / "kernel", "--memory=65M").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "memory", "why"),
+    [
+        ((Part(0x100000, b"\xf4", 1 << 30),), "64M", "does not fit"),
+        ((Part(0x100000, b"\xf4", (1 << 63) - 1),), "64M", "does not fit"),
+        ((Part(0x500, b"\xf4" * 32),), "64M", "overlaps the boot tables"),
+        ((Part(1 << 32, b"\xf4"),), "5G", "entry 0x100000000: the first 4 GiB are mapped at the start"),
+    ],
+)
+def test_what_boot_refuses_info_does_not_praise(tmp_path: Path, parts: tuple[Part, ...], memory: str, why: str) -> None:
+    (tmp_path / "kernel").write_bytes(elf(*parts))
+    told = pykvm("info", tmp_path / "kernel", f"--memory={memory}")
+    assert (told.returncode, why in told.stdout.decode()) == (65, True), told.stdout
+    refused = pykvm("boot", tmp_path / "kernel", f"--memory={memory}")
+    assert (refused.returncode, why in refused.stderr.decode()) == (65, True), refused.stderr
+
+
+def test_a_file_with_a_strange_name(tmp_path: Path) -> None:
+    path = tmp_path / "flöppy\x1b[31m\n.img"
+    path.write_bytes(b"\xf4")
+    told = subprocess.run(
+        [sys.executable, "-m", "pykvm", "info", path],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=DEADLINE_S,
+    )
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout.splitlines()[0] == f"{tmp_path}/fl\\xf6ppy\\x1b[31m\\n.img: flat binary, 1 bytes".encode()
+
+
+@pytest.mark.parametrize("option", ["--initrd", "--module", "--option-rom", "--bios", "--symbols"])
+@pytest.mark.parametrize("output", ["--record", "--serial", "--screenshot"])
+def test_what_is_read_is_not_overwritten(tmp_path: Path, guests: Path, option: str, output: str) -> None:
+    path = tmp_path / "file.txt"
+    path.write_bytes(b"precious")
+    done = pykvm("boot", guests / "hello.bin", option, path, output, path)
+    assert (done.returncode, path.read_bytes()) == (64, b"precious")
+    assert f"is named twice, as {option} and as {output}".encode() in done.stderr

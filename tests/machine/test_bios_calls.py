@@ -23,16 +23,23 @@ def run(folder: Path, code: str, **options: Any) -> Outcome:
 @pytest.mark.parametrize(
     ("code", "what"),
     [
-        ("b8 41 0e  cd 10", "INT 10h (AH = 0x0e) at 0000:7c05"),
-        ("b4 02  cd 13", "INT 13h (AH = 0x02) at 0000:7c04"),
-        ("31 c9  f7 f1", "INT 00h (#DE) at 0000:7c02"),
-        ("fa  bc 00 20  8e d4  31 e4  cc", "INT 03h (#BP) at 0000:7c09"),
+        ("b8 41 0e  cd 10", "INT 10h (AH = 0x0e) at 0000:7c03: there is no BIOS; --bios "),
+        ("b4 02  cd 13", "INT 13h (AH = 0x02) at 0000:7c02: there is no BIOS; --bios "),
+        ("31 c9  f7 f1", "interrupt 00h (#DE) at 0000:7c02: nobody has set its vector"),
+        ("fa  bc 00 20  8e d4  31 e4  cc", "interrupt 03h (#BP) at 0000:7c09: nobody has set its vector"),
+        ("cd 60", "INT 60h at 0000:7c00: nobody has set its vector"),
     ],
 )
 def test_a_call_is_named(tmp_path: Path, code: str, what: str) -> None:
     outcome = run(tmp_path, code)
     assert (outcome.reason, outcome.exit_status) == (Reason.CRASHED, 71)
-    assert outcome.detail.startswith(f"{what}: nobody has set its vector, and there is no BIOS; --bios ")
+    assert outcome.detail.startswith(what)
+
+
+@pytest.mark.parametrize("memory", ["64K", "512K", "640K", "1M"])
+def test_a_call_is_named_with_little_memory(tmp_path: Path, memory: str) -> None:
+    outcome = run(tmp_path, "b4 0e  cd 10", memory=memory)
+    assert outcome.detail.startswith("INT 10h (AH = 0x0e) at 0000:7c02: there is no BIOS")
 
 
 def test_a_guest_that_sets_its_vectors_is_left_alone(tmp_path: Path) -> None:
@@ -52,7 +59,7 @@ def test_the_guest_can_go_on(tmp_path: Path) -> None:
         assert machine.run(DEADLINE_S).value == 9
 
 
-@pytest.mark.parametrize("options", [{"load": 0x200}, {"load": 0xFDFFF}, {"memory": "512K"}])
+@pytest.mark.parametrize("options", [{"load": 0x200}, {"load": 0xFDFFF}, {"load": 0x7F7FF, "memory": "512K"}])
 def test_where_the_vectors_have_no_room(tmp_path: Path, options: dict[str, Any]) -> None:
     (tmp_path / "guest").write_bytes(b"\xf4\xf4")
     with Machine.boot(tmp_path / "guest", **options) as machine:

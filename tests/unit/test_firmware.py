@@ -27,7 +27,10 @@ from tests.unit.test_linux import linux
 
 RAM = [(0, 64 << 20)]
 BIOS = bytes((128 << 10) - 16) + b"\xea\x5b\xe0\x00\xf0" + bytes(11)
+CODE = b"\xf4"
 SECTOR = bytes(510) + b"\x55\xaa"
+OPTION_ROM = b"\x55\xaa\x01"
+VIDEO = (OPTION_ROM.ljust(0x1E, b"\0") + b"IBM").ljust(512, b"\0")
 
 
 def boot(folder: Path, data: bytes | None, setup: Setup | None = None, option_roms: tuple[bytes, ...] = ()) -> Image:
@@ -74,6 +77,9 @@ def test_only_the_end_of_a_large_rom_is_below_1_mib(tmp_path: Path) -> None:
         (BIOS, True),
         (BIOS[-0x10000:], True),
         (BIOS[1:], False),
+        (bytes(4096) + BIOS[-0x10000:], True),
+        (BIOS[-0xF000:], False),
+        (b"\x7fELF\2\1\1" + BIOS[7:], True),
         (BIOS[:-16] + bytes(16), False),
         (bytes(0xFFF0) + b"\x90\x90\xe9" + bytes(13), True),
         (bytes(0xFFF0) + b"\xfa\xfc\x0f\x09\xeb" + bytes(11), True),
@@ -83,6 +89,12 @@ def test_only_the_end_of_a_large_rom_is_below_1_mib(tmp_path: Path) -> None:
 )
 def test_what_looks_like_a_rom(tmp_path: Path, data: bytes, is_one: bool) -> None:
     assert is_rom(image_file(tmp_path, data)) is is_one
+
+
+def test_a_kernel_that_ends_like_a_rom_is_none(tmp_path: Path) -> None:
+    for data, what in ((elf(Part(0x100000, CODE)), "ELF"), (linux(), "Linux")):
+        rom_like = data.ljust(0x20000 - 16, b"\0") + BIOS[-16:]
+        assert next(iter(recognise(image_file(tmp_path, rom_like)))) == what
 
 
 @pytest.mark.parametrize(("bios", "why"), [(b"x" * 4095, "is 4095 bytes, and a BIOS ROM is a multiple of 4096")])
@@ -110,21 +122,31 @@ def test_a_disk_that_is_too_large(tmp_path: Path) -> None:
 
 
 def test_a_video_bios_is_told_from_other_roms(tmp_path: Path) -> None:
-    video = bytes(0x1E) + b"IBM" + bytes(100)
-    assert files_of(boot(tmp_path, None, option_roms=(video, SECTOR))) == {
-        "vgaroms/rom0": video,
-        "genroms/rom1": SECTOR,
+    other = OPTION_ROM.ljust(512, b"\0")
+    assert files_of(boot(tmp_path, None, option_roms=(VIDEO, other))) == {
+        "vgaroms/0-rom0": VIDEO,
+        "genroms/1-rom1": other,
     }
+    with pytest.raises(ImageError, match="is no option ROM, which begins with 55 aa"):
+        boot(tmp_path, None, option_roms=(SECTOR,))
 
 
 def test_the_video_bios_beside_a_bios_goes_with_it(tmp_path: Path) -> None:
     image_file(tmp_path, BIOS, "bios")
-    video = image_file(tmp_path, bytes(0x1E) + b"IBM", "vgabios-isavga.bin")
-    with GuestMemory(1 << 20) as memory:
-        alone = read_guest(None, bios=tmp_path / "bios").image(memory, 1, False)
-        other = read_guest(None, bios=tmp_path / "bios", option_roms=[tmp_path / "bios"]).image(memory, 1, False)
-    assert files_of(alone) == {"vgaroms/vgabios-isavga.bin": bytes(video.data)}
-    assert files_of(other) == {"genroms/bios": BIOS}
+    image_file(tmp_path, VIDEO, "vgabios-isavga.bin")
+    (tmp_path / "roms").mkdir()
+    net, video = OPTION_ROM.ljust(512, b"n"), VIDEO[:-1] + b"o"
+    for name, data in (("net", net), ("vidéo\n", video)):
+        image_file(tmp_path / "roms", data, name)
+    for named, expected in (
+        ((), {"vgaroms/0-vgabios-isavga.bin": VIDEO}),
+        (("net", "net"), {"vgaroms/0-vgabios-isavga.bin": VIDEO, "genroms/1-net": net, "genroms/2-net": net}),
+        (("vidéo\n",), {"vgaroms/0-vid_o_": video}),
+    ):
+        roms = [tmp_path / "roms" / name for name in named]
+        with GuestMemory(1 << 20) as memory:
+            image = read_guest(None, bios=tmp_path / "bios", option_roms=roms).image(memory, 1, False)
+        assert files_of(image) == expected
 
 
 @pytest.mark.parametrize(
@@ -207,7 +229,11 @@ def test_an_old_kernel(tmp_path: Path, version: int, loadflags: int) -> None:
         (linux(), Setup(RAM, "x" * 0x10000), "its setup code or its command line is too long"),
         (linux() + bytes(1 << 20), Setup([(0, 2 << 20)]), "from 0x1000000 on; give it --memory 19M or more"),
         (linux(0x207) + bytes(1 << 20), Setup([(0, 2 << 20)]), "from 0x100000 on; give it --memory 4M or more"),
-        (linux(loadflags=0) + bytes(0x80000), Setup(RAM), "has 0x83000 bytes of kernel, and one that is loaded low has 0x80000 at most"),
+        (
+            linux(loadflags=0) + bytes(0x80000),
+            Setup(RAM),
+            "has 0x83000 bytes of kernel, and one that is loaded low has 0x80000 at most",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, data: bytes, setup: Setup, why: str) -> None:

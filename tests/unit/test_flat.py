@@ -85,7 +85,7 @@ def test_a_name_too_long(tmp_path: Path) -> None:
 
 def test_empty(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert refusal(tmp_path / "empty") == "is empty; a guest has at least one byte of code"
+    assert refusal(tmp_path / "empty") == "is empty; a guest image has at least one byte"
 
 
 def test_a_folder(tmp_path: Path) -> None:
