@@ -18,6 +18,7 @@ _SIGNATURES = (
     (0, b"!<arch>\n", "is a library; link it into a kernel"),
     (0, b"QFI\xfb", "is a disk image of QEMU; there are no disks yet"),
     (0x8001, b"CD001", "is an image of a CD; there are no disks yet"),
+    (0, b"\x55\xaa", "is an option ROM; see --option-rom"),
     (40, b"_FVH", "is a volume of a UEFI firmware, and no code at the reset vector ends it"),
     (0, b"MZ", "is a program for EFI, DOS or Windows, and needs these; there is no such firmware yet"),
     (0, b"\xcf\xfa\xed\xfe", "is a program for macOS"),

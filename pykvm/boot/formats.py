@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pykvm.boot.flat import load_flat
 from pykvm.boot.image_file import ImageFile
 from pykvm.errors import ConfigurationError
+from pykvm.memory import PAGE_BYTES
 from pykvm.model.image import Image, StartMode
 
 TYPE_CHECKING = False
@@ -109,10 +110,12 @@ def _boot_sector(file: ImageFile) -> Found:
 
 
 def _bios_rom(file: ImageFile) -> Found:
-    from pykvm.boot.firmware import is_rom
-
     text = "a jump at the reset vector, 16 bytes before the end of a multiple of 4 KiB"
-    is_found = is_rom(file)
+    is_found = False
+    if len(file.data) % PAGE_BYTES == 0:
+        from pykvm.boot.firmware import is_rom
+
+        is_found = is_rom(file)
     if is_found and (_elf(file)[0] or _linux(file)[0]):
         return False, "a jump where the reset vector would be, and a header of something else"
     return is_found, text if is_found else f"no {text[2:]}"
@@ -249,10 +252,9 @@ def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
 
 
 def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:
-    from pykvm.boot.firmware import is_option_rom
     from pykvm.boot.foreign import FOREIGN_BYTES, what_else
 
-    meaning = "is an option ROM; see --option-rom" if is_option_rom(file) else what_else(file.first(FOREIGN_BYTES))
+    meaning = what_else(file.first(FOREIGN_BYTES))
     if meaning is not None:
         absent = "; ".join(f"{name}: {text}" for name, text in looked.items() if name != FLAT)
         raise file.error(f"{meaning}, and no guest ({absent}); --mode real boots it all the same")

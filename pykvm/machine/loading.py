@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 from pykvm.arch.x86.start import tables_bytes
-from pykvm.boot.firmware import check_rom, find_bios, is_video_bios, video_bios
 from pykvm.boot.formats import (
     BIOS_ROM,
     LINUX,
@@ -151,17 +150,20 @@ def _firmware(
     option_roms: Sequence[str | os.PathLike[str]],
 ) -> list[ImageFile]:
     """Return what starts the machine, if not we: a BIOS and further ROMs for it."""
-    if bios is not None:
-        rom = ImageFile(bios, "a BIOS")
-    elif file is None:
+    if bios is None and file is None:
         raise ConfigurationError("nothing to boot; name an IMAGE, or a BIOS with --bios; see pykvm boot --help")
-    elif first_of(formats) == BIOS_ROM:
-        rom = file
-    elif first_of(formats) == LINUX and needs_bios(file) and (found := find_bios()):
-        rom = ImageFile(found)
-    else:
+    what = first_of(formats) if file is not None else ""
+    if bios is None and not (what == BIOS_ROM or (what == LINUX and file is not None and needs_bios(file))):
         _refuse({"--option-rom": option_roms or None}, "without --bios")
         return []
+    from pykvm.boot.firmware import check_rom, find_bios, is_video_bios, video_bios
+
+    rom = file if bios is None and what == BIOS_ROM else None
+    if rom is None:
+        path = bios if bios is not None else find_bios()
+        if path is None:
+            return []  # which is told when the kernel is looked at
+        rom = ImageFile(path, "a BIOS")
     check_rom(rom)
     others = [ImageFile(path, "an option ROM") for path in option_roms]
     if not any(is_video_bios(other) for other in others) and (video := video_bios(rom.path)):

@@ -164,7 +164,7 @@ class Machine:
             bios: a BIOS ROM, which then starts the machine and boots `image`, a floppy disk or a Linux kernel, if any.
             option_roms: further ROMs for the BIOS.
             symbols: a file with the guest's symbols, ELF or as of `nm`, where the image has none.
-            options: as for `Machine`; interrupt controllers are in the kernel by default for Linux and PVH kernels.
+            options: as for `Machine`; Linux and PVH kernels get the interrupt controllers in the kernel, and 256M.
 
         Raises:
             ImageError: the image cannot be read, is damaged or does not fit.

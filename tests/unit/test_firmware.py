@@ -269,11 +269,11 @@ def test_the_option_roms_code_is_what_its_listing_says(tmp_path: Path) -> None:
 def test_a_kernel_that_needs_a_bios_gets_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image_file(tmp_path, linux(code32_start=0))
     image_file(tmp_path, BIOS, "bios")
-    monkeypatch.setattr("pykvm.machine.loading.find_bios", lambda: str(tmp_path / "bios"))
+    monkeypatch.setattr("pykvm.boot.firmware.find_bios", lambda: str(tmp_path / "bios"))
     with GuestMemory(64 << 20) as memory:
         image = read_guest(tmp_path / "kernel").image(memory, 1, False)
         assert (image.path, image.format) == (str(tmp_path / "bios"), "BIOS ROM, to boot a Linux kernel")
-        monkeypatch.setattr("pykvm.machine.loading.find_bios", lambda: None)
+        monkeypatch.setattr("pykvm.boot.firmware.find_bios", lambda: None)
         with pytest.raises(ImageError, match="install SeaBIOS, or see --bios"):
             read_guest(tmp_path / "kernel").image(memory, 1, False)
 

@@ -80,6 +80,7 @@ def test_the_kernel_goes_where_it_would_like_to_be(tmp_path: Path, setup_sects: 
     assert (kernel.address, bytes(kernel.data), kernel.size) == (0x1000000, KERNEL, 0x200000)
     assert (image.entry, image.mode) == (0x1000200, StartMode.LONG)
     assert image.format == "Linux kernel, boot protocol 2.15"
+    assert image.code_selector == 0x10  # __BOOT_CS
 
 
 @pytest.mark.parametrize(("version", "xloadflags"), [(0x20F, 0), (0x20B, 1), (0x206, 0)])

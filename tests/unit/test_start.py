@@ -91,10 +91,13 @@ def descriptor(memory: GuestMemory, system: SystemRegisters, selector: int) -> S
     )
 
 
+@pytest.mark.parametrize("code", [0x08, 0x10])
 @pytest.mark.parametrize("mode", [StartMode.PROTECTED, StartMode.LONG])
-def test_the_segments_are_those_of_the_table(mode: StartMode) -> None:
+def test_the_segments_are_those_of_the_table(mode: StartMode, code: int) -> None:
     """Or the first far jump, interrupt return or segment load of the guest would change them."""
-    _, system, memory = start(mode, 0x100000)
+    memory = GuestMemory(2 << 20)
+    _, system = start_state(mode, 0x100000, memory, code)
+    assert (system.cs.selector, system.ds.selector, system.ss.selector) == (code, code + 8, code + 8)
     assert descriptor(memory, system, system.cs.selector) == system.cs
     for segment in data_segments(system):
         assert descriptor(memory, system, segment.selector) == segment
