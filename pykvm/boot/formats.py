@@ -9,6 +9,7 @@ from pykvm.boot.image_file import ImageFile
 from pykvm.errors import ConfigurationError
 from pykvm.memory import PAGE_BYTES
 from pykvm.model.image import Image, StartMode
+from pykvm.model.plain import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = [
     "LINUX",
     "PVH",
     "VMLINUX",
-    "first_of",
+    "Formats",
     "load_by_firmware",
     "load_image",
     "needs_bios",
@@ -40,8 +41,26 @@ Found = tuple[bool, str]
 """Whether a file has a format, and what tells."""
 
 
-def recognise(file: ImageFile) -> dict[str, str]:
-    """Return what `file` is, as the first, and what else it was looked at for: for each format, what was found.
+@record(frozen=True)
+class Formats:
+    """What a file was looked at for.
+
+    Attributes:
+        found: what it is, the first of them foremost, and what tells.
+        absent: what it is not, and what is missing.
+    """
+
+    found: dict[str, str]
+    absent: dict[str, str]
+
+    @property
+    def first(self) -> str:
+        """What it is booted as."""
+        return next(iter(self.found))
+
+
+def recognise(file: ImageFile) -> Formats:
+    """Return what `file` is.
 
     The order is that of trust: a kernel that is ELF and Multiboot, too, expects what the latest Multiboot promises it.
 
@@ -51,7 +70,7 @@ def recognise(file: ImageFile) -> dict[str, str]:
     looked = {name: probe(file) for name, probe in _PROBES.items()}
     found = {name: text for name, (is_found, text) in looked.items() if is_found}
     absent = {name: text for name, (is_found, text) in looked.items() if not is_found}
-    return {**(found or {FLAT: "no format that has a header"}), **absent}
+    return Formats(found or {FLAT: "no format that has a header"}, absent)
 
 
 def _multiboot2(file: ImageFile) -> Found:
@@ -150,7 +169,7 @@ def load_image(
     mode: StartMode | None = None,
     load: int | None = None,
     entry: int | None = None,
-    formats: dict[str, str] | None = None,
+    formats: Formats | None = None,
 ) -> Image:
     """Return the guest in `file`.
 
@@ -166,13 +185,13 @@ def load_image(
         ImageError: it is damaged, or cannot be booted.
         ConfigurationError: an option does not go with its format.
     """
-    looked = formats or recognise(file)
-    what = first_of(looked)
+    formats = formats or recognise(file)
+    what = formats.first
     if what == BIOS_ROM:
-        return load_by_firmware([file], None, {}, setup)
+        return load_by_firmware([file], None, None, setup)
     is_flat = what in (FLAT, BOOT_SECTOR)
     if is_flat and mode is None and load is None and entry is None:
-        _refuse_foreign(file, looked)
+        _refuse_foreign(file, formats)
     options: dict[str, object] = {"--mode": mode, "--load": load is not None, "--entry": entry is not None}
     options |= {"--append": setup.command_line, "--module": setup.modules, "--initrd": setup.initrds}
     allowed = ("--mode", "--load", "--entry") if is_flat else _OPTIONS[what]
@@ -182,11 +201,6 @@ def load_image(
     if is_flat:
         return load_flat(file, setup, mode or StartMode.REAL, load, entry)
     return _kernel(file, what, setup)
-
-
-def first_of(formats: dict[str, str]) -> str:
-    """Return what a file is, of what `recognise` has returned."""
-    return next(iter(formats))
 
 
 def needs_bios(file: ImageFile) -> bool:
@@ -201,7 +215,7 @@ def needs_bios(file: ImageFile) -> bool:
 
 
 def load_by_firmware(
-    firmware: Sequence[ImageFile], file: ImageFile | None, formats: dict[str, str], setup: Setup
+    firmware: Sequence[ImageFile], file: ImageFile | None, formats: Formats | None, setup: Setup
 ) -> Image:
     """Return a machine that starts with a BIOS.
 
@@ -217,7 +231,7 @@ def load_by_firmware(
     """
     from pykvm.boot.firmware import boot_firmware
 
-    what = first_of(formats) if file is not None else "no image"
+    what = formats.first if formats is not None else ""
     if file is not None and what not in (LINUX, BOOT_SECTOR):
         raise file.error(f"is {what}, and a BIOS boots Linux kernels and floppy disks; leave out --bios")
     options = {"--append": setup.command_line, "--module": setup.modules, "--initrd": setup.initrds}
@@ -251,10 +265,11 @@ def _kernel(file: ImageFile, what: str, setup: Setup) -> Image:
     return load_vmlinux(file, setup) if what == VMLINUX else load_linux(file, setup)
 
 
-def _refuse_foreign(file: ImageFile, looked: dict[str, str]) -> None:
+def _refuse_foreign(file: ImageFile, formats: Formats) -> None:
     from pykvm.boot.foreign import FOREIGN_BYTES, what_else
 
     meaning = what_else(file.first(FOREIGN_BYTES))
     if meaning is not None:
-        absent = "; ".join(f"{name}: {text}" for name, text in looked.items() if name != FLAT)
-        raise file.error(f"{meaning}, and no guest ({absent}); --mode real boots it all the same")
+        looked = {name: text for name, text in formats.found.items() if name != FLAT} | formats.absent
+        listed = "; ".join(f"{name}: {text}" for name, text in looked.items())
+        raise file.error(f"{meaning}, and no guest ({listed}); --mode real boots it all the same")

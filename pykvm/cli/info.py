@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from pykvm.arch.x86.start import start_state
-from pykvm.boot.formats import FLAT, recognise
+from pykvm.boot.formats import FLAT, Formats, recognise
 from pykvm.boot.image_file import ImageFile
 from pykvm.cli.names import names_data, names_lines
 from pykvm.cli.terminal import printing
@@ -35,9 +35,9 @@ MODES = {
 def info(arguments: argparse.Namespace) -> int:
     """Print what a file is; return 0 when it can be booted, else 65."""
     file = ImageFile(arguments.file)
-    found = recognise(file)
+    formats = recognise(file)
     try:
-        guest = read_guest(file, symbols=arguments.symbols, formats=found)
+        guest = read_guest(file, symbols=arguments.symbols, formats=formats)
         with GuestMemory(parse_size(arguments.memory or default_memory(guest.is_large))) as memory:
             image = guest.image(memory, 1, False)
             check_room(image, memory)
@@ -47,17 +47,18 @@ def info(arguments: argparse.Namespace) -> int:
         image, why_not = None, str(error)
     with printing("not all was printed") as out:
         if arguments.json:
-            out.write(json.dumps(_data(file, found, image, why_not) | names_data(file, image), indent=2) + "\n")
+            out.write(json.dumps(_data(file, formats, image, why_not) | names_data(file, image), indent=2) + "\n")
         else:
-            out.writelines(f"{text}\n" for text in (*_lines(file, found, image, why_not), *names_lines(file, image)))
+            out.writelines(f"{text}\n" for text in (*_lines(file, formats, image, why_not), *names_lines(file, image)))
     return 0 if image is not None else ImageError.exit_status
 
 
-def _data(file: ImageFile, found: dict[str, str], image: Image | None, why_not: str | None) -> dict[str, Any]:
+def _data(file: ImageFile, formats: Formats, image: Image | None, why_not: str | None) -> dict[str, Any]:
     return {
         "file": file.path,
         "bytes": len(file.data),
-        "formats": found,
+        "formats": formats.found,
+        "not": formats.absent,
         "error": why_not,
         "format": image and image.format,
         "mode": image and image.mode.value,
@@ -73,8 +74,8 @@ def _ranges(segments: Sequence[LoadSegment]) -> list[dict[str, int]]:
     return [{"address": s.address, "bytes": len(s.data), "zeros": s.zeros} for s in segments]
 
 
-def _lines(file: ImageFile, found: dict[str, str], image: Image | None, why_not: str | None) -> Iterator[str]:
-    first, *others = found.items()
+def _lines(file: ImageFile, formats: Formats, image: Image | None, why_not: str | None) -> Iterator[str]:
+    first, *others = (formats.found | formats.absent).items()
     what = image.format if image else "no guest" if first[0] == FLAT else first[0]
     name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in file.path)
     yield f"{name}: {what}, {len(file.data)} bytes"

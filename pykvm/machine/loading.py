@@ -11,7 +11,7 @@ from pykvm.boot.formats import (
     LINUX,
     PVH,
     VMLINUX,
-    first_of,
+    Formats,
     load_by_firmware,
     load_image,
     needs_bios,
@@ -36,7 +36,7 @@ class Guest:
 
     Args:
         file: the kernel's; None where there is only a BIOS.
-        formats: what it was recognised as.
+        formats: what it was recognised as; None where there is only a BIOS.
         flat: mode, load address and entry of a flat binary.
         command_line: for the kernel.
         modules: for the kernel.
@@ -48,7 +48,7 @@ class Guest:
     def __init__(
         self,
         file: ImageFile | None,
-        formats: dict[str, str],
+        formats: Formats | None,
         flat: tuple[StartMode | None, int | None, int | None],
         command_line: str,
         modules: Sequence[Module],
@@ -68,7 +68,7 @@ class Guest:
     @property
     def is_large(self) -> bool:
         """It is a kernel of an operating system's size: it needs memory, and nobody reads how it uses its timer."""
-        return bool(self._formats) and first_of(self._formats) in (LINUX, PVH, VMLINUX)
+        return self._formats is not None and self._formats.first in (LINUX, PVH, VMLINUX)
 
     @property
     def rom(self) -> bytes:
@@ -107,7 +107,7 @@ def read_guest(
     bios: str | os.PathLike[str] | None = None,
     option_roms: Sequence[str | os.PathLike[str]] = (),
     symbols: str | os.PathLike[str] | None = None,
-    formats: dict[str, str] | None = None,
+    formats: Formats | None = None,
 ) -> Guest:
     """Return the files of a guest; the arguments are those of `Machine.boot`.
 
@@ -121,10 +121,11 @@ def read_guest(
         if "\0" in text:
             raise ConfigurationError(f"{text!r}: has a zero byte, with which a guest would take it to end")
     file = image if image is None or isinstance(image, ImageFile) else ImageFile(image)
-    formats = {} if file is None else formats or recognise(file)
+    if file is not None and formats is None:
+        formats = recognise(file)
     firmware = _firmware(file, formats, bios, option_roms)
     if file is not None and firmware and firmware[0] is file:
-        file, formats = None, {}
+        file = formats = None
     if firmware:
         _refuse({"--mode": mode, "--load": load, "--entry": entry}, "where a BIOS starts the machine")
     return Guest(
@@ -145,14 +146,14 @@ def read_guest(
 
 def _firmware(
     file: ImageFile | None,
-    formats: dict[str, str],
+    formats: Formats | None,
     bios: str | os.PathLike[str] | None,
     option_roms: Sequence[str | os.PathLike[str]],
 ) -> list[ImageFile]:
     """Return what starts the machine, if not we: a BIOS and further ROMs for it."""
     if bios is None and file is None:
         raise ConfigurationError("nothing to boot; name an IMAGE, or a BIOS with --bios; see pykvm boot --help")
-    what = first_of(formats) if file is not None else ""
+    what = formats.first if formats is not None else ""
     if bios is None and not (what == BIOS_ROM or (what == LINUX and file is not None and needs_bios(file))):
         _refuse({"--option-rom": option_roms or None}, "without --bios")
         return []

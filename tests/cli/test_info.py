@@ -169,7 +169,9 @@ def test_what_cannot_be_booted(tmp_path: Path) -> None:
     )
     data = json.loads(pykvm("info", tmp_path / "arm", "--json").stdout)
     assert data["error"].endswith("a guest is x86 code")
-    assert next(iter(data["formats"])) == "ELF"
+    assert list(data["formats"]) == ["ELF"]
+    assert {"Multiboot 1", "Linux", "a boot sector", "a BIOS ROM"} <= set(data["not"])
+    assert (data["format"], data["mode"], data["entry"], data["segments"]) == (None, None, None, [])
 
 
 def test_as_data(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def boot(folder: Path, data: bytes | None, setup: Setup | None = None, option_ro
     bios = image_file(folder, BIOS, "bios")
     file = None if data is None else image_file(folder, data)
     roms = [image_file(folder, rom, f"rom{number}") for number, rom in enumerate(option_roms)]
-    return load_by_firmware([bios, *roms], file, recognise(file) if file else {}, setup or Setup(RAM))
+    return load_by_firmware([bios, *roms], file, recognise(file) if file else None, setup or Setup(RAM))
 
 
 def files_of(image: Image) -> dict[str, bytes]:
@@ -94,15 +94,15 @@ def test_what_looks_like_a_rom(tmp_path: Path, data: bytes, is_one: bool) -> Non
 def test_a_kernel_that_ends_like_a_rom_is_none(tmp_path: Path) -> None:
     for data, what in ((elf(Part(0x100000, CODE)), "ELF"), (linux(), "Linux")):
         rom_like = data.ljust(0x20000 - 16, b"\0") + BIOS[-16:]
-        assert next(iter(recognise(image_file(tmp_path, rom_like)))) == what
+        assert recognise(image_file(tmp_path, rom_like)).first == what
 
 
 @pytest.mark.parametrize(("bios", "why"), [(b"x" * 4095, "is 4095 bytes, and a BIOS ROM is a multiple of 4096")])
 def test_a_bios_that_is_none(tmp_path: Path, bios: bytes, why: str) -> None:
     with pytest.raises(ImageError, match=why):
-        load_by_firmware([image_file(tmp_path, bios)], None, {}, Setup(RAM))
+        load_by_firmware([image_file(tmp_path, bios)], None, None, Setup(RAM))
     with pytest.raises(ImageError, match="a BIOS needs --memory 1M or more"):
-        load_by_firmware([image_file(tmp_path, BIOS)], None, {}, Setup([(0, 0xFF000)]))
+        load_by_firmware([image_file(tmp_path, BIOS)], None, None, Setup([(0, 0xFF000)]))
 
 
 # ---- disks and further ROMs

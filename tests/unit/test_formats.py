@@ -44,9 +44,10 @@ LINUX = bytes(0x1FE) + b"\x55\xaa\0\0HdrS" + bytes(100)
     ],
 )
 def test_a_file_is_what_its_most_telling_header_says(tmp_path: Path, data: bytes, format: str, why: str) -> None:
-    found = recognise(image_file(tmp_path, data))
-    assert next(iter(found.items())) == (format, why)
-    assert {"ELF", "Multiboot 1", "Linux", "a boot sector"} <= set(found)
+    formats = recognise(image_file(tmp_path, data))
+    assert (formats.first, formats.found[formats.first]) == (format, why)
+    assert {"ELF", "Multiboot 1", "Linux", "a boot sector"} <= {*formats.found, *formats.absent}
+    assert not {*formats.found} & {*formats.absent}
 
 
 def test_images_of_each(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def refusal(folder: Path, data: bytes) -> str:
 def test_the_note_tells_where_it_starts(tmp_path: Path, size: int, bits: int) -> None:
     others = note(1, b"abc", b"GNU\0"), note(18, b"\1\0\0\0", b"GNU\0"), note(5, b"linux\0")
     file = image_file(tmp_path, kernel(*others, entry(0x100010, size), bits=bits))
-    assert next(iter(recognise(file).items())) == ("PVH", "ELF note with the entry 0x100010")
+    assert next(iter(recognise(file).found.items())) == ("PVH", "ELF note with the entry 0x100010")
     image = load_image(file, Setup(RAM))
     assert (image.entry, image.mode, image.format) == (0x100010, StartMode.PROTECTED, f"PVH kernel, ELF{bits}")
     assert set(image.registers) == {"rbx"}
