@@ -197,7 +197,8 @@ def load_image(
     allowed = ("--mode", "--load", "--entry") if is_flat else _OPTIONS[what]
     given = [option for option, value in options.items() if value and option not in allowed]
     if given:
-        raise ConfigurationError(f"{given[0]}: means nothing for {file.path!r}, which is {what}; leave it out")
+        instead = "use --module" if given[0] == "--initrd" and "--module" in allowed else "leave it out"
+        raise ConfigurationError(f"{given[0]}: means nothing for {file.path!r}, which is {what}; {instead}")
     if is_flat:
         return load_flat(file, setup, mode or StartMode.REAL, load, entry)
     return _kernel(file, what, setup)

@@ -109,3 +109,11 @@ def test_options_of_another_format_are_refused(tmp_path: Path) -> None:
     for data in (ELF64, CODE, BOOT_SECTOR):
         with pytest.raises(ConfigurationError, match=r"^--append: means nothing"):
             load_image(image_file(tmp_path, data), Setup(SETUP.ram, command_line="x"))
+
+
+def test_a_multiboot_kernel_takes_modules_and_no_initial_ram_disk(tmp_path: Path) -> None:
+    setup = Setup(SETUP.ram, initrds=[image_file(tmp_path, b"disk", "disk")])
+    with pytest.raises(
+        ConfigurationError, match=r"^--initrd: means nothing for .*, which is Multiboot 1; use --module$"
+    ):
+        load_image(image_file(tmp_path, MULTIBOOT_ELF), setup)
