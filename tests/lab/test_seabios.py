@@ -76,7 +76,7 @@ def test_it_boots_a_floppy_disk(bios: Path, tmp_path: Path) -> None:
     disk, screen = tmp_path / "disk.img", tmp_path / "screen.txt"
     alone = boot(disk)
     assert alone.returncode == 71
-    assert b"INT 10h (AH = 0x0e) at 0000:7c0c: nobody has set its vector, and there is no BIOS" in alone.stderr
+    assert b"INT 10h (AH = 0x0e) at 0000:7c0a: there is no BIOS" in alone.stderr
     done = boot(disk, "--bios", bios, "--timeout=60", "--screenshot", screen)
     assert done.returncode == 7
     assert "Booting from Floppy..." in screen.read_text()
