@@ -32,6 +32,8 @@ HOLE_START = 0xC0000000
 HOLE_END = 1 << 32
 MAX_BYTES = 1 << 40
 MAX_ROM_BYTES = 8 << 20
+ROM_UNIT = 64 << 10
+"""The largest of the ranges below 1 MiB that a ROM can be in."""
 LOW_ROM_BYTES = 128 << 10
 """What of a ROM a PC shows below 1 MiB, too: its end."""
 SHADOW_START, SHADOW_END = 0xC0000, 0x100000
@@ -50,7 +52,7 @@ def more_memory(address: int, size: int) -> str:
 
 
 class MemoryRegion:
-    """A contiguous range of guest RAM.
+    """A contiguous range of guest RAM, or a ROM.
 
     Of one that has room for them, all but the first 2 MiB are huge pages where the host has some: Linux touches much of
     its memory when it starts, and each page that it touches first costs an exit. A small guest needs only a few.
@@ -107,6 +109,7 @@ class MemoryRegion:
 
 
 def _host_address(mapping: mmap.mmap) -> int:
+    """Return where a mapping is. `ctypes`, or `cffi` with its parser, takes longer to import than a small guest runs."""
     ffi = FFI()
     with ffi.from_buffer(mapping) as data:
         return int(ffi.cast("uintptr_t", data))
@@ -173,8 +176,10 @@ class GuestMemory:
                 f"a ROM of {len(rom)} bytes and {self.size} bytes of RAM: a ROM must be a multiple of 4096 bytes, "
                 "8 MiB at most, and needs --memory 1M or more"
             )
-        self.rom = MemoryRegion(HOLE_END - len(rom), len(rom))
-        self.rom.buffer[:] = bytes(rom)
+        # Below 1 MiB it is shown in whole ranges; before its first byte are the ones that are read where nothing is.
+        size = -(-len(rom) // ROM_UNIT) * ROM_UNIT
+        self.rom = MemoryRegion(HOLE_END - size, size)
+        self.rom.buffer[:] = bytes(rom).rjust(size, b"\xff")
         low = self.regions[0]
         self.windows = (
             Window(0, SHADOW_START, low),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pykvm.boot.acpi_loader import acpi_files
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.setup import Setup
-from pykvm.memory import LOW_ROM_BYTES, MAX_ROM_BYTES, PAGE_BYTES, SHADOW_END
+from pykvm.memory import HOLE_END, LOW_ROM_BYTES, MAX_ROM_BYTES, PAGE_BYTES, SHADOW_END
 from pykvm.model.image import Image, LoadSegment, StartMode
 
 __all__ = ["RESET_VECTOR", "boot_firmware", "check_rom", "find_bios", "is_option_rom", "is_rom"]
@@ -22,7 +22,6 @@ __all__ += ["is_video_bios", "video_bios"]
 RESET_VECTOR = 0xFFFFFFF0
 LEAST_ROM_BYTES = 64 << 10
 """Of what is taken for one without being named as one."""
-FOUR_GIB = 1 << 32
 _JUMPS = (b"\xea", b"\xe9", b"\xeb", b"\x0f\x20\xc0\xa8\x01\x74")
 """How the code at the reset vector goes elsewhere: a jump, or one if PE is clear in CR0."""
 _BEFORE_A_JUMP = (b"\x90", b"\xfa", b"\xfc", b"\x0f\x09")
@@ -65,7 +64,7 @@ def check_rom(file: ImageFile) -> None:
 def is_option_rom(file: ImageFile) -> bool:
     """Tell whether `file` begins as an option ROM does, and has as many bytes as it says."""
     head = bytes(file.first(3))
-    return head[:2] == OPTION_ROM and len(file.data) >= 512 * head[2] > 0
+    return len(head) == 3 and head[:2] == OPTION_ROM and len(file.data) >= 512 * head[2] > 0
 
 
 def is_video_bios(file: ImageFile) -> bool:
@@ -102,7 +101,7 @@ def boot_firmware(firmware: Sequence[ImageFile], file: ImageFile | None, is_linu
     if setup.ram[0][1] < SHADOW_END:
         raise bios.error("a BIOS needs --memory 1M or more")
     low = min(size, LOW_ROM_BYTES)
-    roms = LoadSegment(FOUR_GIB - size, bios.data), LoadSegment(SHADOW_END - low, bios.data[size - low :])
+    roms = LoadSegment(HOLE_END - size, bios.data), LoadSegment(SHADOW_END - low, bios.data[size - low :])
     files = acpi_files(setup.cpus, setup.has_apics)
     items: dict[int, bytes] = {}
     for number, option_rom in enumerate(option_roms):

@@ -28,6 +28,7 @@ LOADED_HIGH, HAS_64BIT_ENTRY = 1, 1
 ENTRY_64 = 0x200
 HIGH = 0x100000
 BOOT_CS = 0x10
+"""__BOOT_CS, with __BOOT_DS behind it (boot.rst, "32-bit Boot Protocol")."""
 ONLY_16BIT = "starts at its 16-bit entry only, for which there must be a BIOS: install SeaBIOS, or see --bios"
 UNKNOWN_LOADER = 0xFF
 ZERO_PAGE_BYTES = 4096

@@ -91,7 +91,7 @@ def linux_by_bios(file: ImageFile, setup: Setup) -> tuple[bytes, dict[int, bytes
     parts: dict[int, bytes | bytearray | memoryview | Stored] = {SETUP: code, KERNEL: kernel, COMMAND_LINE: text}
     if not is_high and LOW_KERNEL_AT + len(kernel) > OLD_SETUP_AT:
         raise file.error(f"has {len(kernel):#x} bytes of kernel, and one that is loaded low has {LOW_ROOM:#x} at most")
-    kernel_end = _see_room(file, setup, version, len(kernel))
+    kernel_end = _see_room(file, setup, version, len(kernel)) if is_high else HIGH_KERNEL_AT
     if initrd_bytes := setup.initrd_bytes():
         places[INITRD] = _place_initrd(file, setup, initrd_bytes, version, kernel_end)
         parts[INITRD] = b"".join(piece for part in setup.initrd(0) for piece in (bytes(part.data), bytes(part.zeros)))

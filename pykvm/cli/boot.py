@@ -23,6 +23,7 @@ from pykvm.cli.terminal import (
 )
 from pykvm.errors import ConfigurationError, OutputError
 from pykvm.machine import Machine, Outcome, Reason
+from pykvm.machine.loading import module_path
 from pykvm.machine.serial import InputPump
 
 TYPE_CHECKING = False
@@ -143,7 +144,7 @@ def _refuse_one_file_twice(arguments: argparse.Namespace, targets: Mapping[str, 
     inputs = [("the image", arguments.image), ("--bios", arguments.bios), ("--symbols", arguments.symbols)]
     inputs += [("--option-rom", path) for path in arguments.option_rom]
     inputs += [("--initrd", path) for path in arguments.initrd]
-    inputs += [("--module", text.partition(" ")[0]) for text in arguments.module]
+    inputs += [("--module", module_path(text)) for text in arguments.module]
     inputs += [(f"--device {spec.file}", spec.file) for spec in arguments.device]
     outputs = [("--record", arguments.record), ("--screenshot", arguments.screenshot)]
     outputs += [(OPTIONS[name], file_of(target)) for name, target in targets.items()]

@@ -28,7 +28,7 @@ from pykvm.units import parse_address
 MODES = (StartMode.REAL, StartMode.PROTECTED, StartMode.LONG)
 """What a flat binary may start in."""
 
-__all__ = ["Guest", "check_room", "read_guest", "refuse_overwriting", "store"]
+__all__ = ["Guest", "check_room", "module_path", "read_guest", "refuse_overwriting", "store"]
 
 
 class Guest:
@@ -189,8 +189,12 @@ def _symbols(path: str | os.PathLike[str]) -> ImageFile:
 
 def _module(text: str) -> Module:
     """Return what "FILE TEXT" names; Multiboot kernels find the file's own name at the text's beginning."""
-    path = text if os.path.exists(text) else text.partition(" ")[0]
-    return Module(ImageFile(path, "a module"), text)
+    return Module(ImageFile(module_path(text), "a module"), text)
+
+
+def module_path(text: str) -> str:
+    """Return the file in "FILE TEXT": all of it if there is such a file."""
+    return text if os.path.exists(text) else text.partition(" ")[0]
 
 
 def refuse_overwriting(read: Sequence[str | os.PathLike[str] | None], record: str | os.PathLike[str] | None) -> None:

@@ -17,7 +17,7 @@ from pykvm.machine.description import describe, selected_banks
 from pykvm.machine.device_map import DeviceMap
 from pykvm.machine.flight import FlightRecorder
 from pykvm.machine.interrupts import UserInterrupts, interrupts
-from pykvm.machine.loading import fill, read_guest, refuse_overwriting, store
+from pykvm.machine.loading import fill, module_path, read_guest, refuse_overwriting, store
 from pykvm.machine.msrs import MsrMap
 from pykvm.machine.options import LEAST_MEMORY, check_options, default_memory
 from pykvm.machine.outcome import Outcome, Reason
@@ -170,7 +170,7 @@ class Machine:
             ImageError: the image cannot be read, is damaged or does not fit.
             AcceleratorError, ConfigurationError: as `Machine`.
         """
-        inputs = [image, bios, symbols, *initrds, *option_roms, *(text.partition(" ")[0] for text in modules)]
+        inputs = [image, bios, symbols, *initrds, *option_roms, *map(module_path, modules)]
         refuse_overwriting(inputs, options.get("record"))
         read = read_guest(image, mode, load, entry, append, modules, initrds, bios, option_roms, symbols)
         options["rom"] = read.rom

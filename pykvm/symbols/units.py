@@ -108,7 +108,7 @@ class Units:
         """Return what `read` does; None where that is damaged, which pyelftools finds out in many ways."""
         try:
             return read()
-        except (Exception, _Exhausted):
+        except Exception:
             return None
 
     def _dwarf(self) -> Any:

@@ -15,7 +15,7 @@ from pykvm.accel.kvm.vm_file import MsrFilterRange
 from pykvm.accel.kvm.vm_interrupts import IrqchipRoute, MsiRoute
 from pykvm.arch.x86 import layout
 from pykvm.errors import AcceleratorError, ConfigurationError
-from pykvm.memory import PAGE_BYTES, GuestMemory
+from pykvm.memory import PAGE_BYTES, GuestMemory, Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,25 +166,30 @@ class KvmVm:
         it runs there is beyond help.
         """
         self._ram.generation += 1
-        for slot, window in enumerate(self._memory.windows):
-            host = flags = 0
-            if window.region is not None:
-                host = int(ffi.cast("uintptr_t", self._buffers[id(window.region)])) + window.offset
-                flags = lib.KVM_MEM_LOG_DIRTY_PAGES if self._is_logging else 0
-                flags |= 0 if window.is_writable else lib.KVM_MEM_READONLY
-            before = self._mapped.get(slot, (0, 0))
-            if before == (host, flags):
-                continue
-            # KVM changes in place what it logs, and nothing else.
-            if before[0] and (before[0] != host or (before[1] ^ flags) & lib.KVM_MEM_READONLY):
-                self.file.set_user_memory_region(slot, 0, window.address, 0, 0)
-            if host:
-                self.file.set_user_memory_region(slot, flags, window.address, window.size, host)
-            self._mapped[slot] = host, flags
-            entry = self._ram.range[slot]
-            entry.is_writable = window.is_writable
-            entry.host = ffi.cast("uint8_t *", host)
-        self._ram.generation += 1
+        try:
+            for slot, window in enumerate(self._memory.windows):
+                self._map_window(slot, window)
+        finally:
+            self._ram.generation += 1
+
+    def _map_window(self, slot: int, window: Window) -> None:
+        host = flags = 0
+        if window.region is not None:
+            host = int(ffi.cast("uintptr_t", self._buffers[id(window.region)])) + window.offset
+            flags = lib.KVM_MEM_LOG_DIRTY_PAGES if self._is_logging else 0
+            flags |= 0 if window.is_writable else lib.KVM_MEM_READONLY
+        before = self._mapped.get(slot, (0, 0))
+        if before == (host, flags):
+            return
+        # KVM changes in place what it logs, and nothing else.
+        if before[0] and (before[0] != host or (before[1] ^ flags) & lib.KVM_MEM_READONLY):
+            self.file.set_user_memory_region(slot, 0, window.address, 0, 0)
+        if host:
+            self.file.set_user_memory_region(slot, flags, window.address, window.size, host)
+        self._mapped[slot] = host, flags
+        entry = self._ram.range[slot]
+        entry.is_writable = window.is_writable
+        entry.host = ffi.cast("uint8_t *", host)
 
     def shadow(self, how: Sequence[int]) -> None:
         """Have the guest find ROM or RAM where there are both: see `GuestMemory.shadow`."""
