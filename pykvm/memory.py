@@ -109,7 +109,7 @@ class MemoryRegion:
 
 
 def _host_address(mapping: mmap.mmap) -> int:
-    """Return where a mapping is. `ctypes`, or `cffi` with its parser, takes longer to import than a small guest runs."""
+    """Return where a mapping is. `ctypes`, or `cffi` with its parser, takes longer to import than hello.bin to run."""
     ffi = FFI()
     with ffi.from_buffer(mapping) as data:
         return int(ffi.cast("uintptr_t", data))

@@ -94,6 +94,16 @@ def test_the_guest_runs_in_the_ram_that_it_has_copied_the_rom_to(tmp_path: Path)
         assert machine.memory.read(0xF0000, 0x10A) == bytes(data[:0x10A])
 
 
+def test_a_small_rom_is_below_1_mib_too(tmp_path: Path) -> None:
+    code = bytes.fromhex("b8 00 f0 8e d8  a0 00 f8 e6 80  a0 00 00 e6 80 f4")  # [0xff800], [0xf0000]
+    data = bytearray(code.ljust(0x1000, b"\0"))
+    data[0x800] = IN_ROM
+    data[0xFF0:0xFF3] = b"\xe9\x0d\xf0"  # jmp to 0xf000, where it begins
+    (tmp_path / "bios").write_bytes(data)
+    with Machine.boot(bios=tmp_path / "bios", memory="2M") as machine:
+        assert [record.partition("<- ")[2] for record in run(machine)] == [f"{IN_ROM:02x}", "ff"]
+
+
 def test_where_no_rom_is_reads_are_all_ones(tmp_path: Path) -> None:
     read = "b8 00 c0  8e d8  66 a1 00 00  66 e7 80"  # ds = 0xc000; mov eax, [0]; out 0x80, eax
     with booted(f"{read}  f4", tmp_path) as machine:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykvm import Machine
 from pykvm.boot import linux_rom
 from pykvm.boot.firmware import FLOPPY_KIB, find_bios, is_rom
 from pykvm.boot.formats import load_by_firmware, load_image, recognise
 from pykvm.boot.setup import Module, Setup
 from pykvm.errors import ConfigurationError, ImageError
-from pykvm.machine.loading import read_guest
+from pykvm.machine.loading import module_path, read_guest
+from pykvm.machine.options import default_memory
 from pykvm.memory import SHADOWED, GuestMemory
 from pykvm.model.image import Image, StartMode
 from tests.images import Part, elf, image_file
@@ -127,8 +130,9 @@ def test_a_video_bios_is_told_from_other_roms(tmp_path: Path) -> None:
         "vgaroms/0-rom0": VIDEO,
         "genroms/1-rom1": other,
     }
-    with pytest.raises(ImageError, match="is no option ROM, which begins with 55 aa"):
-        boot(tmp_path, None, option_roms=(SECTOR,))
+    for none in (SECTOR, b"\x55", b"\x55\xaa", b"\x55\xaa\0", b"\x55\xaa\x02".ljust(1023)):
+        with pytest.raises(ImageError, match="is no option ROM, which begins with 55 aa"):
+            boot(tmp_path, None, option_roms=(none,))
 
 
 def test_the_video_bios_beside_a_bios_goes_with_it(tmp_path: Path) -> None:
@@ -218,6 +222,10 @@ def test_an_old_kernel(tmp_path: Path, version: int, loadflags: int) -> None:
     if version < 0x202:
         assert struct.unpack_from("<HH", parts.memory, 0x90020) == (0xA33F, 0x9A00)
     assert struct.unpack_from("<HHHH", parts.rom, 0x42) == (0x9000, 0x9A00, 0, 0x9020)
+
+
+def test_a_kernel_that_is_loaded_low_needs_no_high_memory(tmp_path: Path) -> None:
+    assert Parts(boot(tmp_path, linux(0x20F, loadflags=0), Setup([(0, 1 << 20)]))).places[0x11] == 0x10000
 
 
 @pytest.mark.parametrize(
@@ -341,3 +349,25 @@ def test_an_image_file_that_is_a_rom_is_closed_with_the_memory() -> None:
     memory = GuestMemory(1 << 20, BIOS)
     memory.close()
     assert (memory.windows, memory.rom) == ((), None)
+
+
+def test_a_module_may_have_spaces_in_its_name(tmp_path: Path) -> None:
+    for name, text in (("two words", f"{tmp_path}/two words"), ("one", f"{tmp_path}/one and text")):
+        image_file(tmp_path, b"module", name)
+        assert module_path(text) == f"{tmp_path}/{name}"
+
+
+def test_an_operating_system_gets_more_memory_where_nobody_says(tmp_path: Path) -> None:
+    image_file(tmp_path, linux())
+    image_file(tmp_path, CODE, "flat")
+    assert [default_memory(read_guest(tmp_path / name).is_large) for name in ("kernel", "flat")] == ["256M", "64M"]
+
+
+@pytest.mark.parametrize("option", ["bios", "symbols", "initrds", "option_roms", "modules"])
+def test_the_api_overwrites_nothing_that_it_reads(tmp_path: Path, option: str) -> None:
+    image_file(tmp_path, CODE)
+    path = image_file(tmp_path, b"precious", "two words").path
+    named: Any = path if option in ("bios", "symbols") else [path]
+    with pytest.raises(ConfigurationError, match=r"^trace file .* is .*two words'; name another file$"):
+        Machine.boot(tmp_path / "kernel", record=path, **{option: named})
+    assert (tmp_path / "two words").read_bytes() == b"precious"
