@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pykvm.boot.elf import MAGIC as ELF_MAGIC
 from pykvm.boot.elf import Elf, load_segments, refuse_foreign
 from pykvm.boot.image_file import ImageFile
-from pykvm.boot.setup import LOWER_BYTES, Setup, free_place
+from pykvm.boot.setup import LOWER_BYTES, UPPER, Setup, free_place
 from pykvm.errors import ImageError
 from pykvm.memory import HOLE_START, PAGE_BYTES, more_memory
 from pykvm.model.image import LoadSegment, SymbolSource
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 LOADER_NAME = "pykvm"
-LOW, UPPER = 0x10000, 0x100000
+LOW = 0x10000
 """The structures go between the real-mode area and the extended BIOS data area, or where there is room above."""
 
 

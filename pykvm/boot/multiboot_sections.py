@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 
 from pykvm.boot.elf import SHT_STRTAB, SHT_SYMTAB, Elf, Section
-from pykvm.boot.setup import Setup, free_place
+from pykvm.boot.setup import UPPER, Setup, free_place
 from pykvm.errors import ImageError
 from pykvm.memory import PAGE_BYTES
 from pykvm.model.image import LoadSegment
@@ -19,8 +19,6 @@ from pykvm.model.plain import record
 __all__ = ["Sections", "place_sections"]
 
 SHT_NULL, SHT_NOBITS = 0, 8
-
-UPPER, FOUR_GIB = 1 << 20, 1 << 32
 
 
 @record(frozen=True)
@@ -91,7 +89,7 @@ def _place(
     if sum(sections[number].size for number in wanted) > len(elf.file.data):
         return None  # they overlap: it is damaged
     low = max(UPPER, *(segment.end for segment in taken))
-    base = free_place(at, taken, low, min(setup.ram[0][1], FOUR_GIB)) if at else None
+    base = free_place(at, taken, low, setup.ram[0][1]) if at else None
     if base is None:
         return None
     return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from pykvm.boot.elf import Elf, load_segments, refuse_foreign
+from pykvm.boot.elf import FOUR_GIB, Elf, load_segments, refuse_foreign
 from pykvm.boot.elf_notes import read_notes
 from pykvm.boot.image_file import ImageFile
 from pykvm.boot.multiboot import as_text, place, place_files
@@ -21,7 +21,6 @@ __all__ = ["find_entry", "load_pvh"]
 OWNER, PHYS32_ENTRY = b"Xen", 18
 MAGIC, VERSION = 0x336EC578, 1
 START_INFO_BYTES, MODULE_BYTES, RANGE_BYTES = 56, 32, 24
-FOUR_GIB = 1 << 32
 
 
 def find_entry(elf: Elf) -> int | None:

@@ -13,6 +13,7 @@ __all__ = ["LOWER_BYTES", "Firmware", "Module", "Setup", "free_place"]
 LOWER_BYTES = 0x9FC00
 """RAM below the extended BIOS data area, which a PC keeps at the end of the first 640 KiB."""
 UPPER = 0x100000
+"""Where RAM goes on behind what a PC has below 1 MiB."""
 PAGE_BYTES = 4096
 AVAILABLE, RESERVED = 1, 2
 
